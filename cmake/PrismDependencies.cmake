@@ -1,0 +1,26 @@
+# What prism stands on, from the system's packages. Used by the build and by the installed package alike.
+include(CMakeFindDependencyMacro)
+find_dependency(Threads)
+find_dependency(Eigen3 3.4)
+find_dependency(xtensor)
+find_dependency(nlohmann_json 3.11)
+find_dependency(JPEG)
+find_dependency(ZLIB)
+
+# Two libraries without a CMake package in every distribution: found by header and library.
+function(prism_find_plain name header library package)
+    if(TARGET prism::${name})
+        return()
+    endif()
+    find_path(PRISM_${name}_INCLUDE_DIR ${header})
+    find_library(PRISM_${name}_LIBRARY ${library})
+    mark_as_advanced(PRISM_${name}_INCLUDE_DIR PRISM_${name}_LIBRARY)
+    if(NOT PRISM_${name}_INCLUDE_DIR OR NOT PRISM_${name}_LIBRARY)
+        message(FATAL_ERROR "prism needs lib${library}: install it (Debian and Ubuntu: apt-get install ${package})")
+    endif()
+    add_library(prism::${name} INTERFACE IMPORTED GLOBAL)
+    set_target_properties(prism::${name} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${PRISM_${name}_INCLUDE_DIR}"
+                                                    INTERFACE_LINK_LIBRARIES "${PRISM_${name}_LIBRARY}")
+endfunction()
+prism_find_plain(spng spng.h spng libspng-dev)
+prism_find_plain(utf8proc utf8proc.h utf8proc libutf8proc-dev)

@@ -1,0 +1,84 @@
+// TensorInfo: one tensor of a file, where it lies and what keeps it there. What every reader hands out and every
+// parameter binds to.
+#pragma once
+
+#include "prism/core/dtype.hpp"
+#include "prism/core/error.hpp"
+#include "prism/core/view.hpp"
+
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace prism {
+
+/// A tensor as its file stores it. Nothing is read until somebody looks behind `data`.
+struct TensorInfo {
+    std::string                 name;
+    Dtype                       dtype = Dtype::f32;
+    std::vector<std::size_t>    shape;             // outermost first; empty for a scalar
+    std::vector<std::size_t>    stride;            // in elements; empty: row-major and dense
+    const std::byte*            data = nullptr;    // need not be aligned
+    std::shared_ptr<const void> owner;             // the mapped file or buffer that `data` points into
+    std::string                 file;              // for messages
+
+    std::size_t elements() const {
+        std::size_t n = 1;
+        for (std::size_t e : shape) n *= e;
+        return n;
+    }
+    /// Bytes of the values, not of the storage that may hold more.
+    std::size_t bytes() const { return elements() * item_bytes(dtype); }
+};
+
+/// The same tensor with dense rows: itself where it already has them, else gathered into memory of its own.
+inline TensorInfo contiguous(const TensorInfo& t) {
+    if (t.stride.empty()) return t;
+    TensorInfo dense = t;
+    dense.stride.clear();
+    const std::size_t item = item_bytes(t.dtype), n = t.elements(), rank = t.shape.size();
+    auto              bytes = std::make_shared<std::vector<std::byte>>(n * item);
+    std::vector<std::size_t> index(rank, 0);
+    for (std::size_t i = 0; i < n; ++i) {
+        std::size_t at = 0;
+        for (std::size_t d = 0; d < rank; ++d) at += index[d] * t.stride[d];
+        std::memcpy(bytes->data() + i * item, t.data + at * item, item);
+        for (std::size_t d = rank; d-- > 0;) {
+            if (++index[d] < t.shape[d]) break;
+            index[d] = 0;
+        }
+    }
+    dense.data = bytes->data();
+    dense.owner = std::move(bytes);
+    return dense;
+}
+
+/// All values as f32, row-major. Throws LoadError for a type that has no numbers.
+inline std::vector<float> to_floats(const TensorInfo& tensor) {
+    if (tensor.dtype == Dtype::other) throw LoadError{tensor.file, tensor.name, "a readable element type", "another"};
+    const TensorInfo   t = contiguous(tensor);
+    std::vector<float> values(t.elements());
+    if (t.dtype == Dtype::f32) {
+        if (!values.empty()) std::memcpy(values.data(), t.data, values.size() * sizeof(float));
+        return values;
+    }
+    const std::size_t item = item_bytes(t.dtype);
+    for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<float>(read_element(t.dtype, t.data + i * item));
+    return values;
+}
+
+/// All values as 64-bit integers, row-major.
+inline std::vector<std::int64_t> to_integers(const TensorInfo& tensor) {
+    const TensorInfo          t = contiguous(tensor);
+    std::vector<std::int64_t> values(t.elements());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        if (t.dtype == Dtype::i64) std::memcpy(&values[i], t.data + i * 8, 8);
+        else values[i] = static_cast<std::int64_t>(read_element(t.dtype, t.data + i * item_bytes(t.dtype)));
+    }
+    return values;
+}
+
+}  // namespace prism

@@ -1,0 +1,198 @@
+// Files as bytes: read whole, mapped into memory, or written so that no reader ever sees half of one.
+//
+//     std::string text    = prism::read_file("merges.txt");
+//     auto        weights = prism::MappedFile::open("model.safetensors");   // weights->bytes() is the file
+#pragma once
+
+#include "prism/core/buffer.hpp"
+#include "prism/core/error.hpp"
+#include "prism/core/view.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <new>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace prism {
+
+namespace detail {
+
+/// Why the last system call failed, in the system's words.
+inline std::string system_reason() { return std::generic_category().message(errno); }
+
+/// A regular file, open for reading.
+class InputFile {
+public:
+    /// Throws LoadError unless `path` is a regular file that may be read.
+    explicit InputFile(const std::filesystem::path& path) : name_(path.string()) {
+        // Non-blocking, because opening a pipe would otherwise wait for somebody to write into it.
+        fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd_ < 0) throw LoadError{name_, "cannot be opened: " + system_reason()};
+        struct stat status {};
+        const char* unfit = nullptr;
+        if (::fstat(fd_, &status) != 0) unfit = "cannot be read";
+        else if (S_ISDIR(status.st_mode)) unfit = "is a folder, where a file is needed";
+        else if (!S_ISREG(status.st_mode)) unfit = "is not a regular file";
+        if (unfit) {
+            ::close(fd_);
+            throw LoadError{name_, unfit};
+        }
+        bytes_ = static_cast<std::size_t>(status.st_size);
+    }
+    InputFile(const InputFile&) = delete;
+    InputFile& operator=(const InputFile&) = delete;
+    ~InputFile() { ::close(fd_); }
+
+    int                fd() const { return fd_; }
+    std::size_t        bytes() const { return bytes_; }
+    const std::string& name() const { return name_; }
+
+    /// Fills `to` from the start of the file. Throws LoadError when the file has become shorter than that.
+    void read(std::span<std::byte> to) const {
+        while (!to.empty()) {
+            const ssize_t n = ::read(fd_, to.data(), std::min<std::size_t>(to.size(), 1U << 30));
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) throw LoadError{name_, "cannot be read: " + system_reason()};
+            if (n == 0) throw LoadError{name_, "grew shorter while it was being read"};
+            to = to.subspan(static_cast<std::size_t>(n));
+        }
+    }
+
+private:
+    int         fd_ = -1;
+    std::size_t bytes_ = 0;
+    std::string name_;
+};
+
+} // namespace detail
+
+/// The whole file. Throws LoadError when it does not exist, is no regular file, cannot be read, or is over the limit.
+inline std::string read_file(const std::filesystem::path& path, std::uint64_t limit_bytes = 1ULL << 30) {
+    const detail::InputFile file{path};
+    if (file.bytes() > limit_bytes)
+        throw LoadError{file.name(), "has " + std::to_string(file.bytes()) + " bytes, over the limit of " +
+                                         std::to_string(limit_bytes)};
+    std::string text(file.bytes(), '\0');
+    file.read(std::as_writable_bytes(std::span{text}));
+    return text;
+}
+
+enum class FileMode {
+    map, // pages are read when they are touched; the process is killed (SIGBUS) if the file is cut shorter meanwhile
+    copy // read into memory first: costs the file's size, and nothing done to the file afterwards can hurt
+};
+
+/// The bytes of a file, constant and shared: whoever points into them keeps the pointer to the MappedFile.
+class MappedFile {
+public:
+    /// Throws LoadError as read_file does, std::bad_alloc when a copy does not fit into memory.
+    static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path, FileMode mode = FileMode::map) {
+        const detail::InputFile file{path};
+        if (file.bytes() == 0) return make({}, file.name());
+        if (mode == FileMode::copy) {
+            auto memory = heap(file.bytes());
+            file.read({memory.as<std::byte>(), memory.bytes()});
+            return make(std::move(memory), file.name());
+        }
+        void* pages = ::mmap(nullptr, file.bytes(), PROT_READ, MAP_PRIVATE, file.fd(), 0);
+        if (pages == MAP_FAILED) throw LoadError{file.name(), "cannot be mapped: " + detail::system_reason()};
+        return make({pages, file.bytes(), [](void* p, std::size_t n) noexcept { ::munmap(p, n); }}, file.name());
+    }
+
+    /// Bytes that are in memory already, as if they had come from a file called `path`.
+    static std::shared_ptr<const MappedFile> of(std::span<const std::byte> bytes, std::string path) {
+        auto memory = heap(bytes.size());
+        std::copy(bytes.begin(), bytes.end(), memory.as<std::byte>());
+        return make(std::move(memory), std::move(path));
+    }
+
+    std::span<const std::byte> bytes() const { return {memory_.as<const std::byte>(), memory_.bytes()}; }
+    const std::string&         path() const { return path_; }
+
+private:
+    MappedFile(Buffer<host> memory, std::string path) : memory_(std::move(memory)), path_(std::move(path)) {}
+
+    static std::shared_ptr<const MappedFile> make(Buffer<host> memory, std::string path) {
+        return std::shared_ptr<const MappedFile>{new MappedFile{std::move(memory), std::move(path)}};
+    }
+    static Buffer<host> heap(std::size_t bytes) {
+        constexpr std::align_val_t alignment{64};
+        return {::operator new(bytes, alignment), bytes,
+                [](void* p, std::size_t) noexcept { ::operator delete(p, alignment); }};
+    }
+
+    Buffer<host> memory_;
+    std::string  path_;
+};
+
+/// A file that comes into being whole or not at all: written beside its place, synced, then renamed over it.
+///
+///     NewFile file{"model.safetensors"};
+///     file.write(header);  file.write(data);
+///     file.commit();       // without this the old file, or none, stays
+class NewFile {
+public:
+    /// Throws LoadError when the folder cannot be written to.
+    explicit NewFile(std::filesystem::path path) : path_(std::move(path)) {
+        static std::atomic<unsigned> counter{0};
+        beside_ = path_;
+        beside_ += ".new-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+        fd_ = ::open(beside_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd_ < 0) fail("cannot be created");
+    }
+    NewFile(const NewFile&) = delete;
+    NewFile& operator=(const NewFile&) = delete;
+    ~NewFile() {
+        if (fd_ < 0) return;
+        ::close(fd_);
+        ::unlink(beside_.c_str());
+    }
+
+    /// Appends. Throws LoadError when the disk is full or fails.
+    void write(std::span<const std::byte> bytes) {
+        while (!bytes.empty()) {
+            const ssize_t n = ::write(fd_, bytes.data(), std::min<std::size_t>(bytes.size(), 1U << 30));
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) fail("cannot be written");
+            bytes = bytes.subspan(static_cast<std::size_t>(n));
+        }
+    }
+    void write(std::string_view text) { write(std::as_bytes(std::span{text})); }
+
+    /// Puts the file in its place, on disk and not only in the system's memory. Throws LoadError; the old file stays.
+    void commit() {
+        if (::fsync(fd_) != 0) fail("cannot be written");
+        if (::rename(beside_.c_str(), path_.c_str()) != 0) fail("cannot be replaced");
+        ::close(std::exchange(fd_, -1));
+        const auto folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
+        if (const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); fd >= 0) {
+            ::fsync(fd); // the new name, too; some file systems cannot sync a folder, and the data is safe regardless
+            ::close(fd);
+        }
+    }
+
+private:
+    [[noreturn]] void fail(const char* what) const {
+        throw LoadError{path_.string(), std::string(what) + ": " + detail::system_reason()};
+    }
+
+    std::filesystem::path path_, beside_;
+    int                   fd_ = -1;
+};
+
+} // namespace prism

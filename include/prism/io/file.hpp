@@ -4,9 +4,7 @@
 //     auto        weights = prism::MappedFile::open("model.safetensors");   // weights->bytes() is the file
 #pragma once
 
-#include "prism/core/buffer.hpp"
 #include "prism/core/error.hpp"
-#include "prism/core/view.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -15,7 +13,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -103,41 +100,47 @@ public:
     /// Throws LoadError as read_file does, std::bad_alloc when a copy does not fit into memory.
     static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path, FileMode mode = FileMode::map) {
         const detail::InputFile file{path};
-        if (file.bytes() == 0) return make({}, file.name());
+        const std::size_t       n = file.bytes();
+        if (n == 0) return make(nullptr, {}, file.name());
         if (mode == FileMode::copy) {
-            auto memory = heap(file.bytes());
-            file.read({memory.as<std::byte>(), memory.bytes()});
-            return make(std::move(memory), file.name());
+            auto memory = std::make_shared_for_overwrite<std::byte[]>(n);
+            file.read({memory.get(), n});
+            const std::span<const std::byte> bytes{memory.get(), n};
+            return make(std::move(memory), bytes, file.name());
         }
-        void* pages = ::mmap(nullptr, file.bytes(), PROT_READ, MAP_PRIVATE, file.fd(), 0);
+        void* const pages = ::mmap(nullptr, n, PROT_READ, MAP_PRIVATE, file.fd(), 0);
         if (pages == MAP_FAILED) throw LoadError{file.name(), "cannot be mapped: " + detail::system_reason()};
-        return make({pages, file.bytes(), [](void* p, std::size_t n) noexcept { ::munmap(p, n); }}, file.name());
+        std::shared_ptr<const void> owner{pages, [n](void* p) { ::munmap(p, n); }};
+        return make(std::move(owner), {static_cast<const std::byte*>(pages), n}, file.name());
     }
 
     /// Bytes that are in memory already, as if they had come from a file called `path`.
-    static std::shared_ptr<const MappedFile> of(std::span<const std::byte> bytes, std::string path) {
-        auto memory = heap(bytes.size());
-        std::copy(bytes.begin(), bytes.end(), memory.as<std::byte>());
-        return make(std::move(memory), std::move(path));
+    static std::shared_ptr<const MappedFile> of(std::vector<std::byte> contents, std::string path) {
+        const auto memory = std::make_shared<const std::vector<std::byte>>(std::move(contents));
+        return make(memory, *memory, std::move(path));
     }
 
-    std::span<const std::byte> bytes() const { return {memory_.as<const std::byte>(), memory_.bytes()}; }
+    /// A part of `file`, as a file of its own called `path`.
+    static std::shared_ptr<const MappedFile> part(const std::shared_ptr<const MappedFile>& file,
+                                                  std::span<const std::byte> bytes, std::string path) {
+        return make(file, bytes, std::move(path));
+    }
+
+    std::span<const std::byte> bytes() const { return bytes_; }
     const std::string&         path() const { return path_; }
 
 private:
-    MappedFile(Buffer<host> memory, std::string path) : memory_(std::move(memory)), path_(std::move(path)) {}
+    MappedFile(std::shared_ptr<const void> owner, std::span<const std::byte> bytes, std::string path)
+        : owner_(std::move(owner)), bytes_(bytes), path_(std::move(path)) {}
 
-    static std::shared_ptr<const MappedFile> make(Buffer<host> memory, std::string path) {
-        return std::shared_ptr<const MappedFile>{new MappedFile{std::move(memory), std::move(path)}};
-    }
-    static Buffer<host> heap(std::size_t bytes) {
-        constexpr std::align_val_t alignment{64};
-        return {::operator new(bytes, alignment), bytes,
-                [](void* p, std::size_t) noexcept { ::operator delete(p, alignment); }};
+    static std::shared_ptr<const MappedFile> make(std::shared_ptr<const void> owner, std::span<const std::byte> bytes,
+                                                  std::string path) {
+        return std::shared_ptr<const MappedFile>{new MappedFile{std::move(owner), bytes, std::move(path)}};
     }
 
-    Buffer<host> memory_;
-    std::string  path_;
+    std::shared_ptr<const void> owner_;
+    std::span<const std::byte>  bytes_;
+    std::string                 path_;
 };
 
 /// A file that comes into being whole or not at all: written beside its place, synced, then renamed over it.

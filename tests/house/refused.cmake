@@ -1,0 +1,10 @@
+# Compiles SOURCE as it is, which must work, and with PRISM_REFUSED defined, which must not.
+set(check ${COMPILER} -std=c++20 -fsyntax-only -I${INCLUDE} ${SOURCE})
+execute_process(COMMAND ${check} RESULT_VARIABLE plain ERROR_VARIABLE message)
+if(NOT plain EQUAL 0)
+    message(FATAL_ERROR "${SOURCE} does not compile even where it should:\n${message}")
+endif()
+execute_process(COMMAND ${check} -DPRISM_REFUSED RESULT_VARIABLE refused ERROR_QUIET)
+if(refused EQUAL 0)
+    message(FATAL_ERROR "${SOURCE} compiles where it must be refused")
+endif()

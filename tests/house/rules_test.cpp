@@ -1,0 +1,243 @@
+// The rules of the house that a reader of the sources can check: who includes whom, who names which library, and what
+// every file must look like. Nothing is compiled here; the other house tests do that (see CMakeLists.txt).
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path root = PRISM_SOURCE_DIR;
+const fs::path library = root / "include/prism";
+
+/// The arrows of the rooms, as drawn: a room and the rooms whose arrows end in it. What those include comes with them.
+const std::map<std::string, std::vector<std::string>> arrows{
+    {"core", {}},
+    {"quant", {"core"}},
+    {"backend", {"quant"}},
+    {"ops", {"backend"}},
+    {"nn", {"ops"}},
+    {"vision", {"nn"}},
+    {"lm", {"nn"}},
+    {"fusion", {"nn"}},
+    {"io", {"core"}},
+    {"image", {"io"}},
+    {"text", {"io"}},
+    {"model", {"vision", "lm", "fusion", "image", "text"}},
+    {"generate", {"model"}},
+    {"eval", {"generate"}},
+    {"train", {"nn", "vision", "lm", "fusion"}},
+};
+
+bool may_include(const std::string& room, const std::string& other) {
+    if (room == other) return true;
+    const auto it = arrows.find(room);
+    return it != arrows.end() &&
+           std::any_of(it->second.begin(), it->second.end(), [&](const auto& left) { return may_include(left, other); });
+}
+
+std::string read(const fs::path& file) {
+    std::ifstream in{file, std::ios::binary};
+    return {std::istreambuf_iterator<char>{in}, {}};
+}
+
+/// `text` without comments, string and character literals: what is left of each is a space.
+std::string code_only(const std::string& text) {
+    std::string code;
+    const auto  past = [&](const std::string& closing, std::size_t from) {
+        const auto at = text.find(closing, from);
+        return at == std::string::npos ? text.size() : at + closing.size();
+    };
+    for (std::size_t i = 0; i < text.size();) {
+        const char c = text[i];
+        if (text.compare(i, 2, "//") == 0) i = std::min(text.find('\n', i), text.size());
+        else if (text.compare(i, 2, "/*") == 0) i = past("*/", i + 2), code += ' ';
+        else if (text.compare(i, 2, "R\"") == 0) {
+            const auto open = text.find('(', i);
+            const auto closing = ")" + text.substr(i + 2, open - i - 2).append("\"");
+            i = past(closing, i + 2), code += ' ';
+        } else if (c == '"' || (c == '\'' && (code.empty() || !std::isalnum(static_cast<unsigned char>(code.back()))))) {
+            for (++i; i < text.size() && text[i] != c; ++i)
+                if (text[i] == '\\') ++i;
+            ++i, code += ' ';
+        } else code += c, ++i;
+    }
+    return code;
+}
+
+/// Every file below `folder`, except git's own and what builds leave behind.
+std::vector<fs::path> files_below(const fs::path& folder, const std::function<bool(const fs::path&)>& wanted) {
+    std::vector<fs::path> found;
+    for (auto it = fs::recursive_directory_iterator{folder}; it != fs::recursive_directory_iterator{}; ++it) {
+        const std::string name = it->path().filename().string();
+        if (it->is_directory() && (name == ".git" || name == ".cache" || name.starts_with("build"))) it.disable_recursion_pending();
+        else if (it->is_regular_file() && wanted(it->path())) found.push_back(it->path());
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+}
+
+bool is_header(const fs::path& p) { return p.extension() == ".hpp" || p.extension() == ".cuh"; }
+bool is_source(const fs::path& p) {
+    static const std::set<std::string> endings{".hpp", ".cpp", ".cuh", ".cu", ".inl", ".cmake", ".in", ".py", ".json"};
+    const fs::path                     folder = p.parent_path();
+    if (fs::relative(p, root).string().starts_with("tests/data/reference")) return false;
+    return endings.contains(p.extension().string()) || p.filename() == "CMakeLists.txt" || folder == root / "scripts" || folder == root / ".ci";
+}
+const std::vector<fs::path>& headers() {
+    static const auto all = files_below(library, is_header);
+    return all;
+}
+
+/// "core/view.hpp"; its room is "core", and that of "prism.hpp" is empty.
+std::string name_of(const fs::path& header) { return fs::relative(header, library).generic_string(); }
+std::string room_of(const std::string& name) {
+    const auto slash = name.find('/');
+    return slash == std::string::npos ? "" : name.substr(0, slash);
+}
+
+/// What a file includes, as written between the quotes or brackets.
+std::vector<std::string> includes_of(const fs::path& file) {
+    static const std::regex  line{R"rx((?:^|\n)[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">])rx"};
+    const std::string        text = read(file);
+    std::vector<std::string> found;
+    for (std::sregex_iterator it{text.begin(), text.end(), line}, end; it != end; ++it) found.push_back((*it)[1]);
+    return found;
+}
+
+bool names(const std::string& code, const std::string& pattern) { return std::regex_search(code, std::regex{pattern}); }
+
+}  // namespace
+
+TEST_CASE("house/rooms: comments and literals are not code") {
+    CHECK(code_only("a /* xt::b */ c // std::cout\n\"Eigen::\" 'x' 1'000 R\"-(\"xt::)-\" d") == "a   c \n    1'000   d");
+}
+
+TEST_CASE("house/rooms: the arrows have a direction") {
+    CHECK(may_include("nn", "core"));
+    CHECK(may_include("model", "io"));
+    CHECK(may_include("eval", "vision"));
+    CHECK_FALSE(may_include("core", "quant"));
+    CHECK_FALSE(may_include("ops", "nn"));
+    CHECK_FALSE(may_include("vision", "lm"));
+    CHECK_FALSE(may_include("image", "ops"));
+    CHECK_FALSE(may_include("nn", "train"));
+    CHECK_FALSE(may_include("cellar", "core"));
+}
+
+TEST_CASE("house/rooms: every room is known and includes only rooms to its left") {
+    const std::set<std::string> outside{"", "interop"};  // prism.hpp, fwd.hpp, cuda.cuh; leaves that nobody includes
+    for (const auto& header : headers()) {
+        const std::string name = name_of(header), room = room_of(name);
+        CAPTURE(name);
+        const bool known = arrows.contains(room) || outside.contains(room);
+        CHECK(known);
+        for (const std::string& included : includes_of(header)) {
+            CAPTURE(included);
+            if (!included.starts_with("prism/")) {
+                CHECK_FALSE(fs::exists(header.parent_path() / included));  // one spelling: "prism/room/file.hpp"
+                continue;
+            }
+            CHECK(fs::exists(library.parent_path() / included));
+            const bool leftwards = outside.contains(room) || may_include(room, room_of(included.substr(6)));
+            CHECK(leftwards);
+        }
+    }
+}
+
+TEST_CASE("house/rooms: only backend/ names Eigen, CUDA and their kin; xtensor stays with pictures, npy and interop") {
+    for (const auto& header : headers()) {
+        const std::string name = name_of(header), room = room_of(name), code = code_only(read(header));
+        CAPTURE(name);
+        const auto included = includes_of(header);
+        const auto includes = [&](const char* pattern) {
+            return std::any_of(included.begin(), included.end(), [&](const std::string& i) { return names(i, pattern); });
+        };
+        if (room != "backend" && room != "interop") {
+            CHECK_FALSE(names(code, R"(\bEigen::)"));
+            CHECK_FALSE(includes("^(unsupported/)?Eigen/"));
+            CHECK_FALSE(includes("^(cuda|cublas|cudnn|nvtx)"));
+        }
+        if (room != "image" && room != "interop" && name != "io/npy.hpp") {
+            CHECK_FALSE(names(code, R"(\bxt::)"));
+            CHECK_FALSE(includes("^xt(ensor|l|simd)/"));
+        }
+    }
+}
+
+TEST_CASE("house/rooms: modules and models name no concrete backend") {
+    for (const auto& header : headers()) {
+        const std::string name = name_of(header), room = room_of(name);
+        if (room.empty() || room == "backend" || room == "interop") continue;
+        CAPTURE(name);
+        for (const std::string& included : includes_of(header)) {
+            CAPTURE(included);
+            CHECK_FALSE(names(included, "^prism/backend/(cpu|cuda)/"));
+        }
+    }
+}
+
+TEST_CASE("house/headers: each opens with what it is, is included once, prints nothing and leaves no macro behind") {
+    for (const auto& header : headers()) {
+        CAPTURE(name_of(header));
+        const std::string text = read(header), code = code_only(text);
+        CHECK(text.starts_with("// "));
+        CHECK(names(text, R"((^|\n)#pragma once\n)"));
+        CHECK_FALSE(names(code, R"(\bstd::(cout|cerr|clog)\b|\b(printf|fprintf|puts|putchar)\s*\()"));
+        static const std::regex define{R"((?:^|\n)[ \t]*#[ \t]*define[ \t]+(\w+))"};
+        for (std::sregex_iterator it{code.begin(), code.end(), define}, end; it != end; ++it) {
+            const std::string macro = (*it)[1];
+            CAPTURE(macro);
+            CHECK(names(code, R"(#[ \t]*undef[ \t]+)" + macro + R"(\b)"));
+        }
+    }
+}
+
+TEST_CASE("house/rooms: every room has a README of a page") {
+    for (const auto& entry : fs::directory_iterator{library}) {
+        if (!entry.is_directory() || files_below(entry.path(), is_header).empty()) continue;
+        CAPTURE(entry.path().filename().string());
+        const std::string text = read(entry.path() / "README.md");
+        CHECK_FALSE(text.empty());
+        CHECK(std::count(text.begin(), text.end(), '\n') <= 80);
+    }
+}
+
+TEST_CASE("house/files: sources are ASCII, without tabs and without spaces at the end of a line") {
+    for (const auto& file : files_below(root, is_source)) {
+        CAPTURE(fs::relative(file, root).string());
+        const std::string text = read(file);
+        const bool        ascii = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
+        CHECK(ascii);
+        CHECK(text.find(" \n") == std::string::npos);
+    }
+}
+
+TEST_CASE("house/files: no file is over 10 MB") {
+    for (const auto& file : files_below(root, [](const fs::path&) { return true; })) {
+        CAPTURE(fs::relative(file, root).string());
+        CHECK(fs::file_size(file) <= 10'000'000);
+    }
+}
+
+TEST_CASE("house/examples: at most 60 lines, the command first, the output recorded") {
+    for (const auto& entry : fs::directory_iterator{root / "examples"}) {
+        if (entry.path().extension() != ".cpp") continue;
+        CAPTURE(entry.path().filename().string());
+        const std::string text = read(entry.path());
+        CHECK(std::count(text.begin(), text.end(), '\n') <= 60);
+        CHECK(names(text, "^// Run( \\(needs a model\\))?: " + entry.path().stem().string() + "\\b"));
+        CHECK(fs::exists(fs::path{entry.path()}.replace_extension(".output")));
+    }
+}

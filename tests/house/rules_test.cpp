@@ -43,8 +43,8 @@ const std::map<std::string, std::vector<std::string>> arrows{
 bool may_include(const std::string& room, const std::string& other) {
     if (room == other) return true;
     const auto it = arrows.find(room);
-    return it != arrows.end() &&
-           std::any_of(it->second.begin(), it->second.end(), [&](const auto& left) { return may_include(left, other); });
+    return it != arrows.end() && std::any_of(it->second.begin(), it->second.end(),
+                                             [&](const auto& left) { return may_include(left, other); });
 }
 
 std::string read(const fs::path& file) {
@@ -67,7 +67,8 @@ std::string code_only(const std::string& text) {
             const auto open = text.find('(', i);
             const auto closing = ")" + text.substr(i + 2, open - i - 2).append("\"");
             i = past(closing, i + 2), code += ' ';
-        } else if (c == '"' || (c == '\'' && (code.empty() || !std::isalnum(static_cast<unsigned char>(code.back()))))) {
+        } else if (c == '"' ||
+                   (c == '\'' && (code.empty() || !std::isalnum(static_cast<unsigned char>(code.back()))))) {
             for (++i; i < text.size() && text[i] != c; ++i)
                 if (text[i] == '\\') ++i;
             ++i, code += ' ';
@@ -81,7 +82,8 @@ std::vector<fs::path> files_below(const fs::path& folder, const std::function<bo
     std::vector<fs::path> found;
     for (auto it = fs::recursive_directory_iterator{folder}; it != fs::recursive_directory_iterator{}; ++it) {
         const std::string name = it->path().filename().string();
-        if (it->is_directory() && (name == ".git" || name == ".cache" || name.starts_with("build"))) it.disable_recursion_pending();
+        if (it->is_directory() && (name == ".git" || name == ".cache" || name.starts_with("build")))
+            it.disable_recursion_pending();
         else if (it->is_regular_file() && wanted(it->path())) found.push_back(it->path());
     }
     std::sort(found.begin(), found.end());
@@ -93,7 +95,8 @@ bool is_source(const fs::path& p) {
     static const std::set<std::string> endings{".hpp", ".cpp", ".cuh", ".cu", ".inl", ".cmake", ".in", ".py", ".json"};
     const fs::path                     folder = p.parent_path();
     if (fs::relative(p, root).string().starts_with("tests/data/reference")) return false;
-    return endings.contains(p.extension().string()) || p.filename() == "CMakeLists.txt" || folder == root / "scripts" || folder == root / ".ci";
+    return endings.contains(p.extension().string()) || p.filename() == "CMakeLists.txt" || folder == root / "scripts" ||
+           folder == root / ".ci";
 }
 const std::vector<fs::path>& headers() {
     static const auto all = files_below(library, is_header);
@@ -121,7 +124,8 @@ bool names(const std::string& code, const std::string& pattern) { return std::re
 }  // namespace
 
 TEST_CASE("house/rooms: comments and literals are not code") {
-    CHECK(code_only("a /* xt::b */ c // std::cout\n\"Eigen::\" 'x' 1'000 R\"-(\"xt::)-\" d") == "a   c \n    1'000   d");
+    CHECK(code_only("a /* xt::b */ c // std::cout\n\"Eigen::\" 'x' 1'000 R\"-(\"xt::)-\" d") ==
+          "a   c \n    1'000   d");
 }
 
 TEST_CASE("house/rooms: the arrows have a direction") {
@@ -162,7 +166,8 @@ TEST_CASE("house/rooms: only backend/ names Eigen, CUDA and their kin; xtensor s
         CAPTURE(name);
         const auto included = includes_of(header);
         const auto includes = [&](const char* pattern) {
-            return std::any_of(included.begin(), included.end(), [&](const std::string& i) { return names(i, pattern); });
+            return std::any_of(included.begin(), included.end(),
+                               [&](const std::string& i) { return names(i, pattern); });
         };
         if (room != "backend" && room != "interop") {
             CHECK_FALSE(names(code, R"(\bEigen::)"));
@@ -218,7 +223,8 @@ TEST_CASE("house/files: sources are ASCII, without tabs and without spaces at th
     for (const auto& file : files_below(root, is_source)) {
         CAPTURE(fs::relative(file, root).string());
         const std::string text = read(file);
-        const bool        ascii = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
+        const bool        ascii =
+            std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
         CHECK(ascii);
         CHECK(text.find(" \n") == std::string::npos);
     }

@@ -39,10 +39,15 @@ public:
     };
     [[nodiscard]] Scope scope() { return Scope{*this}; }
 
-    /// A matrix [rows, cols] with undefined contents, until the scope ends. Throws Error when the arena is too small.
+    /// A matrix [rows, cols] with undefined contents, until the scope ends. Rows start on cache lines, and never at
+    /// multiples of 2 KiB from each other: many of those would fall on the same few lines of a cache.
+    /// Throws Error when the arena is too small.
     template <class T = float>
     Mat<B, T> mat(std::size_t rows, std::size_t cols) {
-        return {take<T>(rows * cols), {rows, cols}};
+        constexpr std::size_t line = alignment / sizeof(T);
+        std::size_t           ld = (cols + line - 1) / line * line;
+        if (rows > 1 && ld % (2048 / sizeof(T)) == 0) ld += line;
+        return {take<T>(rows * ld), {rows, cols}, {ld, 1}};
     }
     template <class T = float>
     Vec<B, T> vec(std::size_t n) {

@@ -1,0 +1,123 @@
+// Kernels: the table of functions that the CPU backend runs, one table per instruction set, chosen at run time.
+// Users need no compiler flags: each set is compiled for its own instructions.
+#pragma once
+
+#include "prism/backend/cpu/isa.hpp"
+#include "prism/backend/types.hpp"
+#include "prism/core/dtype.hpp"
+
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <memory>
+#include <new>
+#include <tuple>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
+namespace prism::cpu {
+
+/// A tile of y = act(x w^T + bias): m rows, n columns, sums over k. Strides in elements.
+template <class W>
+struct GemmTile {
+    static constexpr std::size_t max_rows = 384, max_cols = 128;
+    const float* x;
+    std::size_t  ldx, m, k;
+    const W*     w;
+    std::size_t  ldw, n;
+    const float* bias;
+    Activation   act;
+    float*       y;
+    std::size_t  ldy;
+};
+
+/// A block of query rows of one head. `pos` is the position of the first row among the keys.
+struct AttendTile {
+    static constexpr std::size_t max_rows = 64, max_head_dim = 256;
+    const float* q;
+    std::size_t  ldq, n_q, pos;
+    const float *k, *v;
+    std::size_t  ldk, ldv, n_kv, head_dim;
+    bool         causal;
+    std::size_t  window;
+    float        scale;
+    float*       y;
+    std::size_t  ldy;
+};
+
+/// One function per stored type.
+template <template <class> class Signature>
+using PerType = std::tuple<Signature<float>, Signature<bf16_t>, Signature<fp16_t>>;
+template <class W> using GemmFn = void (*)(const GemmTile<W>&);
+template <class W> using WidenFn = void (*)(const W*, float*, std::size_t);
+
+struct Kernels {
+    std::size_t      panel;  // columns of a gemm tile
+    PerType<GemmFn>  gemm, gemv;
+    PerType<WidenFn> widen;
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* y, std::size_t d);
+    void (*rms_norm)(const float* x, const float* weight, float eps, float* y, std::size_t d);
+    void (*activate)(Activation, float* x, std::size_t n);
+    void (*silu_mul)(const float* gate, const float* up, float* y, std::size_t n);
+    void (*add_scaled)(const float* h, const float* gamma, float* x, std::size_t n);
+    void (*rope)(float* x, std::size_t n_heads, std::size_t head_dim, const float* cos, const float* sin, std::size_t n_angles);
+    void (*attend)(const AttendTile&);
+    void (*attend_row)(const AttendTile&);
+};
+
+/// Scratch of one thread for one tile, taken when the thread runs its first.
+inline constexpr std::size_t scratch_floats = (std::size_t{1} << 20) / sizeof(float);
+inline float* scratch() {
+    struct Free { void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); } };
+    thread_local std::unique_ptr<float[], Free> memory{
+        static_cast<float*>(::operator new[](scratch_floats * sizeof(float), std::align_val_t{64}))};
+    return memory.get();
+}
+
+namespace portable {
+#include "prism/backend/cpu/simd_portable.inl"
+#include "prism/backend/cpu/kernels.inl"
+}  // namespace portable
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+namespace avx2 {
+#include "prism/backend/cpu/simd_avx2.inl"
+#include "prism/backend/cpu/kernels.inl"
+}  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c,prefer-vector-width=512")
+#endif
+namespace avx512 {
+#include "prism/backend/cpu/simd_avx512.inl"
+#include "prism/backend/cpu/kernels.inl"
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+inline const Kernels& kernels_for(Isa isa) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (isa == Isa::avx512) return avx512::kernels();
+    if (isa == Isa::avx2) return avx2::kernels();
+#endif
+    static_cast<void>(isa);
+    return portable::kernels();
+}
+
+}  // namespace prism::cpu

@@ -1,0 +1,105 @@
+// Dry: a backend without numbers. The same modules run on it and it says what they would cost: workspace bytes,
+// floating-point operations, bytes moved. Workspaces of real backends are sized from it.
+//
+//     const Cost cost = dry_run([&](Dry& be, Workspace<Dry>& ws) { vit.forward(be, ws, pixels, out); });
+#pragma once
+
+#include "prism/backend/concept.hpp"
+#include "prism/core/workspace.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace prism {
+
+/// Memory that is nowhere: views of it have shapes only.
+struct nowhere {};
+
+/// What a run costs. A product of [m, k] and [k, n] counts 2 m n k; only products and attention are counted as work.
+/// Bytes are those of operands read and results written, each once per operation.
+struct Cost {
+    std::uint64_t flops = 0, bytes = 0, weight_bytes = 0;  // weight_bytes: the part of bytes that is weights
+    std::size_t   workspace_bytes = 0;
+};
+
+class Dry {
+public:
+    using space = nowhere;
+    static constexpr bool has_numbers = false;
+    template <class T> using Matrix = View<T, nowhere, dyn, dyn>;
+    template <class T> using Vector = View<T, nowhere, dyn>;
+
+    /// `weights` is the type that matrices are taken to be stored in.
+    explicit Dry(Dtype weights = Dtype::f32) : weights_(weights) {}
+
+    const Cost& cost() const { return cost_; }
+
+    Buffer<nowhere> allocate(std::size_t) { return {}; }
+    Placed          place(const TensorInfo&, Dtype) { return {}; }
+    void            upload(std::span<const float>, Vector<float>) {}
+    void            download(Vector<const float>, std::span<float>) {}
+    void            wait() {}
+
+    template <Format F>
+    void gemm(Matrix<const float> x, const Packed<F, nowhere>& w, const Epilogue<nowhere>&, Matrix<float> y) {
+        cost_.flops += 2 * std::uint64_t{x.rows()} * w.rows * w.cols;
+        weights(std::uint64_t{w.rows} * w.cols), moved(x, y);
+    }
+    template <Format F>
+    void gather(const Packed<F, nowhere>& w, std::span<const std::int32_t> ids, Matrix<float> y) {
+        weights(std::uint64_t{ids.size()} * w.cols), moved(y);
+    }
+    void layer_norm(Matrix<const float> x, Vector<const float>, Vector<const float>, float, Matrix<float> y) { moved(x, y); }
+    void rms_norm(Matrix<const float> x, Vector<const float>, float, Matrix<float> y) { moved(x, y); }
+    void activate(Activation, Matrix<float> x) { moved(x, x); }
+    void silu_mul(Matrix<const float> gate, Matrix<const float> up, Matrix<float> y) { moved(gate, up, y); }
+    void add_scaled(Matrix<const float> h, Vector<const float>, Matrix<float> x) { moved(h, x, x); }
+    void add_table(Matrix<const float> table, Matrix<float> x) { moved(table, x, x); }
+    void copy(Matrix<const float> x, Matrix<float> y) { moved(x, y); }
+    void rope_table(std::size_t, float, Vector<float>, Matrix<float> cos, Matrix<float> sin) { moved(cos, sin); }
+    void rope(Matrix<const float>, Matrix<const float>, std::size_t, Matrix<float> x) { moved(x, x); }
+    void attention(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const AttentionShape& s, Matrix<float> y) {
+        const std::uint64_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences;
+        std::uint64_t       seen = n_q * n_kv;  // pairs of query and key
+        if (s.causal) {
+            seen = 0;
+            for (std::uint64_t i = 0; i < n_q; ++i) {
+                const std::uint64_t all = std::min<std::uint64_t>(s.q_pos + i + 1, n_kv);
+                seen += s.window ? std::min<std::uint64_t>(all, s.window) : all;
+            }
+        }
+        cost_.flops += 4 * seen * s.n_sequences * s.n_heads * s.head_dim;
+        moved(q, k, v, y);
+    }
+    void patchify(View<const float, nowhere, dyn, dyn, dyn, dyn> pixels, std::size_t, Matrix<float> patches) { moved(pixels, patches); }
+
+    void used(std::size_t workspace_bytes) { cost_.workspace_bytes = workspace_bytes; }
+
+private:
+    void weights(std::uint64_t n) {
+        cost_.weight_bytes += n * item_bytes(weights_);
+        cost_.bytes += n * item_bytes(weights_);
+    }
+    template <class... V>
+    void moved(const V&... views) {
+        cost_.bytes += ((std::uint64_t{views.size()} * sizeof(float)) + ...);
+    }
+
+    Cost  cost_;
+    Dtype weights_;
+};
+
+static_assert(Backend<Dry>);
+
+/// Runs `body(Dry&, Workspace<Dry>&)` and returns what it would cost.
+template <class Body>
+Cost dry_run(Body&& body, Dtype weights = Dtype::f32) {
+    Dry            be{weights};
+    Workspace<Dry> ws{be};
+    body(be, ws);
+    be.used(ws.peak_bytes());
+    return be.cost();
+}
+
+}  // namespace prism

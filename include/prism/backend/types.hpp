@@ -1,0 +1,51 @@
+// The words that modules and backends share: activations, what follows a product, how rows attend.
+#pragma once
+
+#include "prism/core/view.hpp"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+namespace prism {
+
+/// Element-wise functions, by the names that tell apart what sources mix up.
+enum class Activation : std::uint8_t {
+    none,
+    gelu_erf,    // 0.5 z (1 + erf(z / sqrt 2)); timm's and PyTorch's default "gelu"
+    gelu_tanh,   // 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))); "gelu_new", "gelu_pytorch_tanh"
+    quick_gelu,  // z sigmoid(1.702 z); OpenAI's CLIP
+    silu,        // z sigmoid(z)
+};
+
+constexpr std::string_view to_string(Activation a) {
+    constexpr std::array<std::string_view, 5> names{"none", "gelu_erf", "gelu_tanh", "quick_gelu", "silu"};
+    return names[static_cast<std::size_t>(a)];
+}
+
+/// What happens to a product before it is written: y = act(x w^T + bias). An empty bias is none.
+template <class Space>
+struct Epilogue {
+    View<const float, Space, dyn> bias{};
+    Activation                    act = Activation::none;
+};
+
+/// How the rows of q attend to the rows of k and v. All sequences of a call have the same lengths.
+struct AttentionShape {
+    std::size_t n_heads = 1, n_kv_heads = 1, head_dim = 1;
+    std::size_t n_sequences = 1;      // q has n_sequences * n_q rows, k and v n_sequences * n_kv
+    bool        causal = false;       // row i of q sees keys 0 ... q_pos + i
+    std::size_t q_pos = 0;            // position of the first row of q among the keys
+    std::size_t window = 0;           // with causal: only the last `window` of those; 0 is all
+    float       scale = 1;            // of the scores, before softmax
+};
+
+/// A parameter where a backend can compute with it, and what keeps it there.
+struct Placed {
+    const void*                 data = nullptr;
+    std::shared_ptr<const void> owner;
+};
+
+}  // namespace prism

@@ -1,0 +1,120 @@
+// SelfAttention (towers: one product for q, k and v) and CachedAttention (decoders: separate, rotary, with a cache).
+#pragma once
+
+#include "prism/core/workspace.hpp"
+#include "prism/nn/kv_cache.hpp"
+#include "prism/nn/linear.hpp"
+#include "prism/ops/attention.hpp"
+#include "prism/ops/rows.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+namespace prism {
+
+/// Attention of every token to every token of its sequence. x [n_sequences n, d], out the same; out may be x.
+/// qkv's rows are q, k, v, each head by head. Source: timm, models/vision_transformer.py, class Attention.
+template <Backend B>
+struct SelfAttention {
+    Linear<B>   qkv, proj;
+    std::size_t n_heads = 1;
+
+    static constexpr auto params = fields(field("qkv", &SelfAttention::qkv), field("proj", &SelfAttention::proj));
+
+    SelfAttention() = default;
+    SelfAttention(std::size_t d, std::size_t heads, bool qkv_bias = true) : qkv(d, 3 * d, qkv_bias), proj(d, d), n_heads(heads) {}
+
+    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Mat<B> out) const {
+        auto              scope = ws.scope();
+        const std::size_t d = qkv.d_in(), head_dim = d / n_heads;
+        Mat<B>            all = ws.mat(x.rows(), 3 * d), mixed = ws.mat(x.rows(), d);
+        qkv.forward(be, x, all);
+        ops::attention<B>(be, all.cols(0, d), all.cols(d, d), all.cols(2 * d, d),
+                          {.n_heads = n_heads, .n_kv_heads = n_heads, .head_dim = head_dim, .n_sequences = n_sequences,
+                           .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))},
+                          mixed);
+        proj.forward(be, mixed, out);
+    }
+};
+
+/// Consecutive rows of a batch that belong to one sequence, and the cache of what it has read before.
+template <Backend B>
+struct Segment {
+    KvCache<B>* cache;
+    std::size_t n_tokens;
+};
+
+/// Cosines and sines for the rows of a batch, [n, n_angles] each: the same for all layers.
+template <Backend B>
+struct RopeTable {
+    Mat<B> cos, sin;
+
+    RopeTable(B& be, Workspace<B>& ws, std::size_t n_angles, float theta, std::span<const Segment<B>> batch) {
+        std::size_t n = 0;
+        for (const auto& s : batch) n += s.n_tokens;
+        cos = ws.mat(n, n_angles), sin = ws.mat(n, n_angles);
+        Vec<B> frequencies = ws.vec(n_angles);
+        n = 0;
+        for (const auto& s : batch) {
+            ops::rope_table<B>(be, s.cache->length(), theta, frequencies, cos.rows(n, s.n_tokens), sin.rows(n, s.n_tokens));
+            n += s.n_tokens;
+        }
+    }
+};
+
+/// A name as a template argument.
+template <std::size_t N>
+struct Name {
+    char text[N]{};
+    constexpr Name(const char (&s)[N]) { std::copy_n(s, N, text); }
+};
+
+struct CachedAttentionConfig {
+    std::size_t d_model, n_heads, n_kv_heads, head_dim;
+    bool        qkv_bias = false, out_bias = false;
+    std::size_t window = 0;  // a token sees this many keys, itself included; 0 is all
+};
+
+/// Causal attention with grouped heads, rotary positions and a cache. x [n, d_model], rows of the batch's segments one
+/// after another; out the same; out may be x. `Out` is what files call the last projection.
+/// Source: transformers, models/llama/modeling_llama.py, class LlamaAttention.
+template <Backend B, Name Out = "o_proj">
+struct CachedAttention {
+    Linear<B>             q_proj, k_proj, v_proj, o_proj;
+    CachedAttentionConfig config{};
+
+    static constexpr auto params = fields(field("q_proj", &CachedAttention::q_proj), field("k_proj", &CachedAttention::k_proj),
+                                          field("v_proj", &CachedAttention::v_proj), field(Out.text, &CachedAttention::o_proj));
+
+    CachedAttention() = default;
+    explicit CachedAttention(const CachedAttentionConfig& c)
+        : q_proj(c.d_model, c.n_heads * c.head_dim, c.qkv_bias), k_proj(c.d_model, c.n_kv_heads * c.head_dim, c.qkv_bias),
+          v_proj(c.d_model, c.n_kv_heads * c.head_dim, c.qkv_bias), o_proj(c.n_heads * c.head_dim, c.d_model, c.out_bias), config(c) {}
+
+    void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
+                 In<B> x, Mat<B> out) const {
+        auto   scope = ws.scope();
+        Mat<B> q = ws.mat(x.rows(), q_proj.d_out()), mixed = ws.like(q);
+        Mat<B> k = ws.mat(x.rows(), k_proj.d_out()), v = ws.like(k);
+        q_proj.forward(be, x, q);
+        k_proj.forward(be, x, k);
+        v_proj.forward(be, x, v);
+        ops::rope_half<B>(be, rope.cos, rope.sin, config.n_heads, q);
+        ops::rope_half<B>(be, rope.cos, rope.sin, config.n_kv_heads, k);
+        std::size_t row = 0;
+        for (const auto& s : batch) {
+            const std::size_t before = s.cache->length(), all = before + s.n_tokens;
+            ops::copy<B>(be, k.rows(row, s.n_tokens), s.cache->keys(layer, all).rows(before, s.n_tokens));
+            ops::copy<B>(be, v.rows(row, s.n_tokens), s.cache->values(layer, all).rows(before, s.n_tokens));
+            ops::attention<B>(be, q.rows(row, s.n_tokens), s.cache->keys(layer, all), s.cache->values(layer, all),
+                              {.n_heads = config.n_heads, .n_kv_heads = config.n_kv_heads, .head_dim = config.head_dim, .causal = true,
+                               .q_pos = before, .window = config.window, .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim))},
+                              mixed.rows(row, s.n_tokens));
+            row += s.n_tokens;
+        }
+        o_proj.forward(be, mixed, out);
+    }
+};
+
+}  // namespace prism

@@ -1,0 +1,49 @@
+// Linear and Embedding: a weight applied to rows, and the rows of a weight.
+#pragma once
+
+#include "prism/core/fields.hpp"
+#include "prism/nn/param.hpp"
+#include "prism/ops/linear.hpp"
+
+#include <cstdint>
+#include <span>
+
+namespace prism {
+
+/// y = x W^T + b. x [n, d_in], y [n, d_out].
+template <Backend B, class Formats = all_formats>
+struct Linear {
+    Weight<B, Formats> weight;  // [d_out, d_in], in whatever format the file stores
+    Param<B>           bias;    // [d_out]; absent when the configuration says so
+
+    static constexpr auto params = fields(field("weight", &Linear::weight), field("bias", &Linear::bias));
+
+    Linear() = default;
+    Linear(std::size_t d_in, std::size_t d_out, bool has_bias = true)
+        : weight({d_out, d_in}), bias(has_bias ? Param<B>({d_out}) : Param<B>{}) {}
+
+    std::size_t d_in() const { return weight.cols(); }
+    std::size_t d_out() const { return weight.rows(); }
+
+    void forward(B& be, In<B> x, Mat<B> y, Activation act = Activation::none) const {  // one branch per call, none per element
+        weight.visit([&](const auto& w) { ops::linear<B>(be, x, w, bias.view(), y, act); });
+    }
+};
+
+/// Rows of a table by their index. weight [n_rows, d].
+template <Backend B, class Formats = all_formats>
+struct Embedding {
+    Weight<B, Formats> weight;
+
+    static constexpr auto params = fields(field("weight", &Embedding::weight));
+
+    Embedding() = default;
+    Embedding(std::size_t n_rows, std::size_t d) : weight({n_rows, d}) {}
+
+    /// y [n, d] = the rows of these ids. Throws ShapeError for an id that is no row.
+    void forward(B& be, std::span<const std::int32_t> ids, Mat<B> y) const {
+        weight.visit([&](const auto& w) { ops::gather<B>(be, w, ids, y); });
+    }
+};
+
+}  // namespace prism

@@ -1,0 +1,115 @@
+// Param and Weight: the leaves of every module. A shape from the configuration, and values bound from a file.
+#pragma once
+
+#include "prism/backend/concept.hpp"
+
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace prism {
+
+namespace detail {
+
+/// What both kinds of leaf share: a shape, a place, and who keeps it.
+template <class B>
+class Leaf {
+public:
+    Leaf() = default;
+    explicit Leaf(std::vector<std::size_t> shape) : shape_(std::move(shape)) {}
+    Leaf(Leaf&&) noexcept = default;
+    Leaf& operator=(Leaf&&) noexcept = default;
+
+    /// As in the file, outermost first; empty when the part is absent by configuration.
+    const std::vector<std::size_t>& shape() const { return shape_; }
+    std::size_t                     size() const {
+        std::size_t n = shape_.empty() ? 0 : 1;
+        for (std::size_t e : shape_) n *= e;
+        return n;
+    }
+    bool bound() const { return placed_.owner != nullptr || placed_.data != nullptr; }
+
+protected:
+    const void* data() const {
+        if (B::has_numbers && !placed_.data && size() > 0)
+            throw Error("a parameter " + to_string(shape_) + " has no values yet: load the model first");
+        return placed_.data;
+    }
+
+    std::vector<std::size_t> shape_;
+    Placed                   placed_;
+};
+
+}  // namespace detail
+
+/// A small parameter, kept in f32: biases, norms, tables. Move-only.
+template <Backend B>
+class Param : public detail::Leaf<B> {
+public:
+    using detail::Leaf<B>::Leaf;
+
+    /// Takes the values of a tensor of this shape: in place where the backend can, else converted to f32.
+    void bind(B& be, const TensorInfo& tensor) { this->placed_ = be.place(tensor, Dtype::f32); }
+
+    Dtype dtype() const { return Dtype::f32; }
+
+    /// All values in one row; empty when absent.
+    Vec<B, const float> view() const { return {static_cast<const float*>(this->data()), {this->size()}}; }
+    /// The values as rows of the last extent.
+    In<B> mat() const {
+        const std::size_t cols = this->shape_.empty() ? 0 : this->shape_.back();
+        return {static_cast<const float*>(this->data()), {cols ? this->size() / cols : 0, cols}};
+    }
+};
+
+/// A matrix of a product, [d_out, d_in...], in whatever format its file stores it. Move-only.
+template <Backend B, class Formats = all_formats>
+class Weight : public detail::Leaf<B> {
+public:
+    using detail::Leaf<B>::Leaf;
+
+    /// Takes the values as they are stored where `Formats` lists their type, else converted to f32.
+    void bind(B& be, const TensorInfo& tensor) {
+        dtype_ = listed(tensor.dtype, Formats{}) ? tensor.dtype : Dtype::f32;
+        this->placed_ = be.place(tensor, dtype_);
+    }
+
+    Dtype       dtype() const { return dtype_; }
+    std::size_t rows() const { return this->shape_.empty() ? 0 : this->shape_[0]; }
+    std::size_t cols() const { return rows() ? this->size() / rows() : 0; }
+
+    /// Calls f with the matrix [rows, cols] in its format: one branch per call, none per element.
+    template <class Fn>
+    void visit(Fn&& f) const {
+        visit_rows(0, rows(), f);
+    }
+    /// The same with `count` rows from `first` on.
+    template <class Fn>
+    void visit_rows(std::size_t first, std::size_t count, Fn&& f) const {
+        if (first + count > rows())
+            throw ShapeError{"Weight", "rows", "at most " + std::to_string(rows()), std::to_string(first + count)};
+        dispatch(first, count, f, Formats{});
+    }
+
+private:
+    template <class... F>
+    static constexpr bool listed(Dtype dtype, format_list<F...>) {
+        return ((dtype == F::dtype) || ...);
+    }
+    template <class Fn, class... F>
+    void dispatch(std::size_t first, std::size_t count, Fn& f, format_list<F...>) const {
+        const auto call = [&]<class G>(G) {
+            if (dtype_ != G::dtype) return false;
+            const auto* blocks = static_cast<const typename G::block*>(this->data());
+            const std::size_t stride = cols() / G::values_per_block;
+            f(Packed<G, typename B::space>{blocks ? blocks + first * stride : nullptr, count, cols(), stride});
+            return true;
+        };
+        static_cast<void>((call(F{}) || ...));
+    }
+
+    Dtype dtype_ = Dtype::f32;
+};
+
+}  // namespace prism

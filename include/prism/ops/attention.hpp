@@ -1,0 +1,52 @@
+// Attention and rotary position embedding.
+#pragma once
+
+#include "prism/backend/concept.hpp"
+
+#include <string>
+
+namespace prism::ops {
+
+/// y = softmax(scale q k^T) v per head and sequence, without a score matrix in memory.
+/// q, y [n_sequences n_q, n_heads head_dim]; k, v [n_sequences n_kv, n_kv_heads head_dim]; query head h reads key head
+/// h n_kv_heads / n_heads. y must not be q, k or v. Throws ShapeError.
+template <Backend B>
+void attention(B& be, In<B> q, In<B> k, In<B> v, const AttentionShape& s, Mat<B> y) {
+    const auto refuse = [](const char* argument, const std::string& expected, std::size_t found) {
+        throw ShapeError{"attention", argument, expected, std::to_string(found)};
+    };
+    if (s.head_dim == 0 || s.head_dim > 256) refuse("head_dim", "1 ... 256", s.head_dim);
+    if (s.n_kv_heads == 0 || s.n_heads % s.n_kv_heads != 0) refuse("n_kv_heads", "a divisor of " + std::to_string(s.n_heads), s.n_kv_heads);
+    if (s.n_sequences == 0 || q.rows() % s.n_sequences != 0) refuse("n_sequences", "a divisor of the rows of q", s.n_sequences);
+    if (k.rows() % s.n_sequences != 0) refuse("k", "rows in n_sequences equal parts", k.rows());
+    expect("attention", "q", {any, s.n_heads * s.head_dim}, q);
+    expect("attention", "k", {any, s.n_kv_heads * s.head_dim}, k);
+    expect("attention", "v", k.shape(), v);
+    expect("attention", "y", q.shape(), y);
+    const std::size_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences;
+    if (s.causal && s.q_pos + n_q > n_kv) refuse("k", "at least " + std::to_string(s.q_pos + n_q) + " rows a sequence", n_kv);
+    if (n_kv == 0 && n_q > 0) refuse("k", "at least one row", n_kv);
+    be.attention(q, k, v, s, y);
+}
+
+/// cos, sin [n, n_angles]: of (first + i) theta^(-j / n_angles), for positions from `first` on. `frequencies` [n_angles]
+/// is scratch.
+template <Backend B>
+void rope_table(B& be, std::size_t first, float theta, Vec<B> frequencies, Mat<B> cos, Mat<B> sin) {
+    expect("rope_table", "cos", {any, frequencies.extent(0)}, cos);
+    expect("rope_table", "sin", cos.shape(), sin);
+    be.rope_table(first, theta, frequencies, cos, sin);
+}
+
+/// Rotates the heads of x [n, n_heads head_dim] in place, in halves (Llama's form, "rope_half"): value j of a head pairs
+/// with j + n_angles; values from 2 n_angles on stay. cos, sin [n, n_angles].
+template <Backend B>
+void rope_half(B& be, In<B> cos, In<B> sin, std::size_t n_heads, Mat<B> x) {
+    expect("rope_half", "cos", {x.rows(), any}, cos);
+    expect("rope_half", "sin", cos.shape(), sin);
+    if (n_heads == 0 || x.cols() % n_heads != 0 || 2 * cos.cols() > x.cols() / n_heads)
+        throw ShapeError{"rope_half", "x", std::to_string(n_heads) + " heads of at least " + std::to_string(2 * cos.cols()), to_string(x.shape())};
+    be.rope(cos, sin, n_heads, x);
+}
+
+}  // namespace prism::ops

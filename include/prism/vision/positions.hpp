@@ -1,0 +1,63 @@
+// Position tables for another grid than the file's: bicubic with antialiasing, as timm resamples at load time.
+#pragma once
+
+#include "prism/core/error.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace prism {
+
+/// A table [n_prefix + n n, d] with its grid resampled to [n_prefix + m m, d]; prefix rows stay as they are. n follows
+/// from the size of the table. Throws ShapeError when the grid rows are no square.
+/// Source: timm, layers/pos_embed.py (torch's bicubic with antialias: a = -0.5, half-pixel centres, f32).
+inline std::vector<float> resample_positions(std::span<const float> table, std::size_t d, std::size_t n_prefix, std::size_t m) {
+    const std::size_t rows = d ? table.size() / d : 0, grid_rows = rows > n_prefix ? rows - n_prefix : 0;
+    const auto        n = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(grid_rows))));
+    if (n == 0 || n * n != grid_rows)
+        throw ShapeError{"resample_positions", "table", "a square grid after " + std::to_string(n_prefix) + " prefix rows",
+                         std::to_string(rows) + " rows"};
+
+    struct Taps { std::size_t lo; std::vector<float> weights; };
+    const auto cubic = [](float t) {
+        constexpr float a = -0.5f;
+        t = std::fabs(t);
+        if (t < 1) return ((a + 2) * t - (a + 3)) * t * t + 1;
+        return t < 2 ? ((t - 5) * t + 8) * t * a - 4 * a : 0.0f;
+    };
+    const float       scale = static_cast<float>(n) / static_cast<float>(m), stretch = std::max(scale, 1.0f), support = 2 * stretch;
+    std::vector<Taps> taps(m);
+    for (std::size_t i = 0; i < m; ++i) {
+        const float centre = scale * (static_cast<float>(i) + 0.5f);
+        const auto  lo = static_cast<std::size_t>(std::max(static_cast<long>(centre - support + 0.5f), 0L));
+        const auto  hi = std::min(static_cast<std::size_t>(centre + support + 0.5f), n);
+        float       sum = 0;
+        taps[i].lo = lo;
+        for (std::size_t j = lo; j < hi; ++j) {
+            const float w = cubic((static_cast<float>(j) - centre + 0.5f) / stretch);
+            taps[i].weights.push_back(w), sum += w;
+        }
+        for (float& w : taps[i].weights) w /= sum;
+    }
+
+    const float*       grid = table.data() + n_prefix * d;
+    std::vector<float> wide(n * m * d);  // [n, m, d]: columns done
+    for (std::size_t y = 0; y < n; ++y)
+        for (std::size_t x = 0; x < m; ++x)
+            for (std::size_t j = 0; j < taps[x].weights.size(); ++j)
+                for (std::size_t c = 0; c < d; ++c)
+                    wide[(y * m + x) * d + c] += taps[x].weights[j] * grid[(y * n + taps[x].lo + j) * d + c];
+    std::vector<float> result((n_prefix + m * m) * d);
+    std::copy_n(table.data(), n_prefix * d, result.data());
+    for (std::size_t y = 0; y < m; ++y)
+        for (std::size_t j = 0; j < taps[y].weights.size(); ++j)
+            for (std::size_t k = 0; k < m * d; ++k)
+                result[(n_prefix + y * m) * d + k] += taps[y].weights[j] * wide[(taps[y].lo + j) * m * d + k];
+    return result;
+}
+
+}  // namespace prism

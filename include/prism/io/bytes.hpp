@@ -96,4 +96,4 @@ inline std::optional<std::uint64_t> checked_bits(std::span<const std::size_t> sh
     return bits;
 }
 
-} // namespace prism
+}  // namespace prism

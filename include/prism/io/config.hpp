@@ -189,7 +189,7 @@ private:
     }
 
     static std::string shown(const Json& value) {
-        if (value.is_null()) return ""; // which ConfigError spells "missing"
+        if (value.is_null()) return "";  // which ConfigError spells "missing"
         constexpr std::size_t longest = 80;
         std::string           text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
         if (text.size() > longest) text.replace(longest, std::string::npos, "...");
@@ -203,4 +203,4 @@ private:
     std::string                 file_, path_;
 };
 
-} // namespace prism
+}  // namespace prism

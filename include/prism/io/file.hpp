@@ -76,7 +76,7 @@ private:
     std::string name_;
 };
 
-} // namespace detail
+}  // namespace detail
 
 /// The whole file. Throws LoadError when it does not exist, is no regular file, cannot be read, or is over the limit.
 inline std::string read_file(const std::filesystem::path& path, std::uint64_t limit_bytes = 1ULL << 30) {
@@ -90,8 +90,8 @@ inline std::string read_file(const std::filesystem::path& path, std::uint64_t li
 }
 
 enum class FileMode {
-    map, // pages are read when they are touched; the process is killed (SIGBUS) if the file is cut shorter meanwhile
-    copy // read into memory first: costs the file's size, and nothing done to the file afterwards can hurt
+    map,  // pages are read when they are touched; the process is killed (SIGBUS) if the file is cut shorter meanwhile
+    copy  // read into memory first: costs the file's size, and nothing done to the file afterwards can hurt
 };
 
 /// The bytes of a file, constant and shared: whoever points into them keeps the pointer to the MappedFile.
@@ -184,7 +184,7 @@ public:
         ::close(std::exchange(fd_, -1));
         const auto folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
         if (const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); fd >= 0) {
-            ::fsync(fd); // the new name, too; some file systems cannot sync a folder, and the data is safe regardless
+            ::fsync(fd);  // the new name, too; some file systems cannot sync a folder, and the data is safe regardless
             ::close(fd);
         }
     }
@@ -198,4 +198,4 @@ private:
     int                   fd_ = -1;
 };
 
-} // namespace prism
+}  // namespace prism

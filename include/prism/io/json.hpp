@@ -31,8 +31,8 @@ public:
     static constexpr std::size_t max_depth = 64;
 
     Json                       value;
-    std::string                problem; // when parsing failed
-    std::optional<std::size_t> byte;    // where, when the parser knows it; otherwise the last one that was read
+    std::string                problem;  // when parsing failed
+    std::optional<std::size_t> byte;     // where, when the parser knows it; otherwise the last one that was read
 
     bool null() override { return put(nullptr); }
     bool boolean(bool x) override { return put(x); }
@@ -83,8 +83,8 @@ private:
         return true;
     }
 
-    std::vector<Json*> open_;             // the containers that are not closed yet, innermost last
-    Json*              member_ = nullptr; // where the value of the last key goes
+    std::vector<Json*> open_;              // the containers that are not closed yet, innermost last
+    Json*              member_ = nullptr;  // where the value of the last key goes
 };
 
 /// Iterates over text and keeps `*reached` at the place up to which the parser has read.
@@ -107,7 +107,7 @@ struct ReachingText {
     bool operator!=(const ReachingText& other) const { return at != other.at; }
 };
 
-} // namespace detail
+}  // namespace detail
 
 /// One JSON value and nothing after it. Throws FormatError{file, byte, problem} for anything that is not JSON in UTF-8,
 /// for a name that stands twice in an object, and for more than 64 levels.
@@ -124,4 +124,4 @@ inline Json parse_json(std::string_view text, const std::string& file) {
 /// The same for a whole file. Throws LoadError when it cannot be read.
 inline Json read_json(const std::filesystem::path& path) { return parse_json(read_file(path), path.string()); }
 
-} // namespace prism
+}  // namespace prism

@@ -39,7 +39,7 @@ struct PickleValue {
     Kind          kind = Kind::none;
     std::uint32_t text_bytes = 0;
     union {
-        std::int64_t integer = 0; // of a boolean, an integer; a number of the host's for a symbol or what it made
+        std::int64_t integer = 0;  // of a boolean, an integer; a number of the host's for a symbol or what it made
         double       real;
         const char*  text_data;
         Items*       items;
@@ -123,99 +123,87 @@ public:
     }
 
 private:
-    enum : std::uint8_t { proto = 0x80, stop = '.' };
+    // clang-format off
+    enum Opcode : std::uint8_t {
+        proto = 0x80, frame = 0x95, stop = '.', mark = '(', none = 'N', new_true = 0x88, new_false = 0x89,
+        bin_int = 'J', bin_int1 = 'K', bin_int2 = 'M', long1 = 0x8a, bin_float = 'G',
+        bin_unicode = 'X', short_bin_unicode = 0x8c, bin_string = 'T', short_bin_string = 'U',
+        empty_tuple = ')', tuple = 't', tuple1 = 0x85, tuple2 = 0x86, tuple3 = 0x87, empty_list = ']', append = 'a',
+        appends = 'e', empty_set = 0x8f, add_items = 0x90, empty_dict = '}', set_item = 's', set_items = 'u',
+        bin_put = 'q', long_bin_put = 'r', memoize = 0x94, bin_get = 'h', long_bin_get = 'j',
+        global = 'c', stack_global = 0x93, reduce = 'R', new_object = 0x81, build = 'b', bin_persistent_id = 'Q'
+    };
+    // clang-format on
 
     void step(std::uint8_t opcode, ByteReader& in, const PickleAt& at) {
         switch (opcode) {
             case proto:
                 if (const auto version = in.read<std::uint8_t>("PROTO"); version < 2 || version > 4)
                     at.fail("pickle protocol " + std::to_string(version) + " is not read; 2 to 4 are");
-                break;
-            case 0x95: check_frame(in); break;                         // FRAME
-            case 'N': push(PickleValue{}); break;                      // NONE
-            case 0x88: push(PickleValue::of(Kind::boolean, 1)); break; // NEWTRUE
-            case 0x89: push(PickleValue::of(Kind::boolean, 0)); break; // NEWFALSE
-            case 'K': push_integer(in.read<std::uint8_t>("BININT1")); break;
-            case 'M': push_integer(in.read<std::uint16_t>("BININT2")); break;
-            case 'J': push_integer(in.read<std::int32_t>("BININT")); break;
-            case 0x8a: push_integer(long1(in, at)); break;
-            case 'G': push_real(in.read<std::uint64_t>("BINFLOAT")); break;
-            case 'X': push_text(in.text(in.read<std::uint32_t>("BINUNICODE"), "BINUNICODE")); break;
-            case 'T': push_text(in.text(in.read<std::uint32_t>("BINSTRING"), "BINSTRING")); break;
-            case 'U': push_text(in.text(in.read<std::uint8_t>("SHORT_BINSTRING"), "SHORT_BINSTRING")); break;
-            case 0x8c: push_text(in.text(in.read<std::uint8_t>("SHORT_BINUNICODE"), "SHORT_BINUNICODE")); break;
-            case '}': push(make(Kind::dict)); break;          // EMPTY_DICT
-            case ']': push(make(Kind::list)); break;          // EMPTY_LIST
-            case 0x8f: push(make(Kind::list)); break;         // EMPTY_SET
-            case ')': push(make(Kind::tuple)); break;         // EMPTY_TUPLE
-            case '(': marks_.push_back(stack_.size()); break; // MARK
-            case 't': {
-                auto items = pop_to_mark(at);
-                push(make(Kind::tuple, std::move(items)));
-                break;
-            } // TUPLE
-            case 0x85:
-            case 0x86:
-            case 0x87: push_tuple(opcode - 0x84U, at); break; // TUPLE1 to 3
-            case 'q': memo_[in.read<std::uint8_t>("BINPUT")] = top(at); break;
-            case 'r': memo_[in.read<std::uint32_t>("LONG_BINPUT")] = top(at); break;
-            case 0x94: memo_[static_cast<std::uint32_t>(memo_.size())] = top(at); break; // MEMOIZE
-            case 'h': push(memo(in.read<std::uint8_t>("BINGET"), at)); break;
-            case 'j': push(memo(in.read<std::uint32_t>("LONG_BINGET"), at)); break;
-            case 'a': {
-                const auto item = pop(at);
-                append({item}, at);
-                break;
-            } // APPEND
-            case 'e':
-            case 0x90: append(pop_to_mark(at), at); break; // APPENDS, ADDITEMS
-            case 's': {
-                const auto value = pop(at), key = pop(at);
-                set_items({key, value}, at);
-                break;
-            }                                                // SETITEM
-            case 'u': set_items(pop_to_mark(at), at); break; // SETITEMS
-            case 'c': {                                      // GLOBAL
+                return;
+            case frame:  // says how much a streaming reader should fetch
+                if (in.read<std::uint64_t>("FRAME") > in.remaining()) at.fail("a FRAME reaches past the end");
+                return;
+            case mark: return marks_.push_back(stack_.size());
+            case none: return push({});
+            case new_true: return push(PickleValue::of(Kind::boolean, 1));
+            case new_false: return push(PickleValue::of(Kind::boolean, 0));
+            case bin_int: return push_integer(in.read<std::int32_t>("BININT"));
+            case bin_int1: return push_integer(in.read<std::uint8_t>("BININT1"));
+            case bin_int2: return push_integer(in.read<std::uint16_t>("BININT2"));
+            case long1: return push_integer(read_long1(in, at));
+            case bin_float: return push_real(in.read<std::uint64_t>("BINFLOAT"));
+            case bin_unicode: return push_text(in.text(in.read<std::uint32_t>("BINUNICODE"), "BINUNICODE"));
+            case bin_string: return push_text(in.text(in.read<std::uint32_t>("BINSTRING"), "BINSTRING"));
+            case short_bin_unicode:
+            case short_bin_string: return push_text(in.text(in.read<std::uint8_t>("a short string"), "a short string"));
+            case empty_tuple: return push(make(Kind::tuple));
+            case tuple: return push_tuple(pop_to_mark(at));
+            case tuple1: return push_tuple(pop_many(1, at));
+            case tuple2: return push_tuple(pop_many(2, at));
+            case tuple3: return push_tuple(pop_many(3, at));
+            case empty_set:  // a set is kept as the list of its members
+            case empty_list: return push(make(Kind::list));
+            case append: return append_to_list(pop_many(1, at), at);
+            case add_items:
+            case appends: return append_to_list(pop_to_mark(at), at);
+            case empty_dict: return push(make(Kind::dict));
+            case set_item: return set_in_dict(pop_many(2, at), at);
+            case set_items: return set_in_dict(pop_to_mark(at), at);
+            case bin_put: return put(in.read<std::uint8_t>("BINPUT"), at);
+            case long_bin_put: return put(in.read<std::uint32_t>("LONG_BINPUT"), at);
+            case memoize: return put(static_cast<std::uint32_t>(memo_.size()), at);
+            case bin_get: return get(in.read<std::uint8_t>("BINGET"), at);
+            case long_bin_get: return get(in.read<std::uint32_t>("LONG_BINGET"), at);
+            case global: {
                 const auto module = in.line("a module's name"), name = in.line("a global's name");
-                push_symbol(module, name, at);
-                break;
+                return push_symbol(module, name, at);
             }
-            case 0x93: { // STACK_GLOBAL
+            case stack_global: {
                 const auto name = pop(at), module = pop(at);
                 if (!name.is(Kind::text) || !module.is(Kind::text)) at.fail("STACK_GLOBAL without two names");
-                push_symbol(module.text(), name.text(), at);
-                break;
+                return push_symbol(module.text(), name.text(), at);
             }
-            case 'R':
-            case 0x81: { // REDUCE, NEWOBJ
+            case new_object:
+            case reduce: {
                 const auto arguments = pop(at), symbol = pop(at);
                 if (!symbol.is(Kind::symbol)) at.fail("a call of something that is no global");
                 if (!arguments.is(Kind::tuple)) at.fail("a call whose arguments are no tuple");
-                push(host_->call(symbol.integer, arguments, *this, at));
-                break;
+                return push(host_->call(symbol.integer, arguments, *this, at));
             }
-            case 'Q': {
-                const auto id = pop(at);
-                push(host_->persistent(id, at));
-                break;
-            }           // BINPERSID
-            case 'b': { // BUILD
-                const auto state = pop(at);
-                if (!state.is(Kind::dict) || !top(at).is(Kind::dict))
-                    at.fail("BUILD of something other than a dict by a dict");
-                break; // attributes of a dict, such as a state dict's _metadata, carry no tensors
-            }
+            case bin_persistent_id: return push(host_->persistent(pop(at), at));
+            case build:  // sets attributes, such as a state dict's _metadata; they hold no tensors
+                if (!pop(at).is(Kind::dict) || !top(at).is(Kind::dict)) at.fail("BUILD of something that is no dict");
+                return;
             default: at.fail("the opcode " + name_of(opcode) + " does not occur in state dicts, and is not run");
         }
     }
 
     // The values below the last mark belong to the container that is being built around them.
     std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
-    void        need(bool condition, const PickleAt& at) const {
-               if (!condition) at.fail("the pickle takes more values than it has pushed");
-    }
+
     PickleValue& top(const PickleAt& at) {
-        need(stack_.size() > floor(), at);
+        if (stack_.size() <= floor()) underflow(at);
         return stack_.back();
     }
     PickleValue pop(const PickleAt& at) {
@@ -223,18 +211,28 @@ private:
         stack_.pop_back();
         return value;
     }
-    std::vector<PickleValue> pop_to_mark(const PickleAt& at) {
-        need(!marks_.empty(), at);
-        const auto               first = stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back());
+    std::vector<PickleValue> pop_many(std::size_t n, const PickleAt& at) {
+        if (stack_.size() < floor() + n) underflow(at);
+        const auto               first = stack_.end() - static_cast<std::ptrdiff_t>(n);
         std::vector<PickleValue> items(first, stack_.end());
         stack_.erase(first, stack_.end());
+        return items;
+    }
+    std::vector<PickleValue> pop_to_mark(const PickleAt& at) {
+        if (marks_.empty()) underflow(at);
+        auto items = pop_many(stack_.size() - floor(), at);
         marks_.pop_back();
         return items;
     }
-    const PickleValue& memo(std::uint32_t index, const PickleAt& at) const {
+    [[noreturn]] static void underflow(const PickleAt& at) {
+        at.fail("the pickle takes more values than it has pushed");
+    }
+
+    void put(std::uint32_t index, const PickleAt& at) { memo_[index] = top(at); }
+    void get(std::uint32_t index, const PickleAt& at) {
         const auto found = memo_.find(index);
         if (found == memo_.end()) at.fail("the memo has no entry " + std::to_string(index));
-        return found->second;
+        push(found->second);
     }
 
     void push(PickleValue value) { stack_.push_back(value); }
@@ -249,22 +247,16 @@ private:
         v.kind = Kind::text, v.text_data = text.data(), v.text_bytes = static_cast<std::uint32_t>(text.size());
         push(v);
     }
-    void push_tuple(std::size_t n, const PickleAt& at) {
-        need(stack_.size() >= floor() + n, at);
-        const auto               first = stack_.end() - static_cast<std::ptrdiff_t>(n);
-        std::vector<PickleValue> items(first, stack_.end());
-        stack_.erase(first, stack_.end());
-        push(make(Kind::tuple, std::move(items)));
-    }
+    void push_tuple(std::vector<PickleValue> items) { push(make(Kind::tuple, std::move(items))); }
     void push_symbol(std::string_view module, std::string_view name, const PickleAt& at) {
         push(PickleValue::of(Kind::symbol, host_->symbol(module, name, at)));
     }
-    void append(const std::vector<PickleValue>& items, const PickleAt& at) {
+    void append_to_list(const std::vector<PickleValue>& items, const PickleAt& at) {
         if (!top(at).is(Kind::list)) at.fail("values are appended to something that is no list");
         auto& values = top(at).items->values;
         values.insert(values.end(), items.begin(), items.end());
     }
-    void set_items(const std::vector<PickleValue>& items, const PickleAt& at) {
+    void set_in_dict(const std::vector<PickleValue>& items, const PickleAt& at) {
         if (!top(at).is(Kind::dict)) at.fail("items are set in something that is no dict");
         if (items.size() % 2 != 0) at.fail("a dict gets a key without a value");
         for (std::size_t i = 0; i < items.size(); i += 2) check_key(items[i], at);
@@ -272,13 +264,11 @@ private:
         values.insert(values.end(), items.begin(), items.end());
     }
 
-    static void check_frame(ByteReader& in) {
-        if (in.read<std::uint64_t>("FRAME") > in.remaining()) in.fail("a FRAME reaches past the end");
-    }
-    static std::int64_t long1(ByteReader& in, const PickleAt& at) {
+    /// Little-endian two's complement of as many bytes as it needs.
+    static std::int64_t read_long1(ByteReader& in, const PickleAt& at) {
         const auto bytes = in.text(in.read<std::uint8_t>("LONG1"), "LONG1");
         if (bytes.size() > sizeof(std::int64_t)) at.fail("an integer of " + std::to_string(bytes.size()) + " bytes");
-        std::uint64_t n = !bytes.empty() && (bytes.back() & 0x80) ? ~std::uint64_t{0} : 0; // extends the sign
+        std::uint64_t n = !bytes.empty() && (bytes.back() & 0x80) ? ~std::uint64_t{0} : 0;  // extends the sign
         for (std::size_t i = bytes.size(); i-- > 0;) n = n << 8 | static_cast<std::uint8_t>(bytes[i]);
         return static_cast<std::int64_t>(n);
     }
@@ -318,10 +308,10 @@ private:
     }
 
     PickleHost*                                    host_;
-    std::deque<PickleValue::Items>                 containers_; // owns all of them, so cycles need no counting
+    std::deque<PickleValue::Items>                 containers_;  // owns all of them, so cycles need no counting
     std::vector<PickleValue>                       stack_;
-    std::vector<std::size_t>                       marks_; // sizes of the stack
+    std::vector<std::size_t>                       marks_;  // sizes of the stack
     std::unordered_map<std::uint32_t, PickleValue> memo_;
 };
 
-} // namespace prism
+}  // namespace prism

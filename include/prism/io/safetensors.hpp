@@ -32,7 +32,7 @@
 namespace prism {
 
 struct Safetensors {
-    std::vector<TensorInfo>            tensors; // in the order of their data
+    std::vector<TensorInfo>            tensors;  // in the order of their data
     std::map<std::string, std::string> metadata;
 };
 
@@ -108,7 +108,7 @@ public:
         throw FormatError{file_, sizeof(std::uint64_t), "tensor '" + name_ + "' " + problem};
     }
 
-    TensorInfo    info; // all but data and owner
+    TensorInfo    info;  // all but data and owner
     std::uint64_t begin = 0, end = 0;
 
 private:
@@ -133,7 +133,7 @@ private:
     std::string file_, name_;
 };
 
-} // namespace detail
+}  // namespace detail
 
 /// Throws FormatError unless the header is well formed and its tensors fill the data exactly. The values themselves are
 /// not looked at. Types that prism does not compute with are listed as Dtype::other.
@@ -228,7 +228,7 @@ inline void write_safetensors(const std::filesystem::path& path, std::span<const
     } catch (const nlohmann::ordered_json::exception&) {
         throw LoadError{file, "a tensor's name or a piece of metadata is no UTF-8"};
     }
-    text.resize((text.size() + 7) / 8 * 8, ' '); // so that every tensor is aligned for its type
+    text.resize((text.size() + 7) / 8 * 8, ' ');  // so that every tensor is aligned for its type
 
     NewFile             out{path};
     const std::uint64_t header_bytes = text.size();
@@ -238,4 +238,4 @@ inline void write_safetensors(const std::filesystem::path& path, std::span<const
     out.commit();
 }
 
-} // namespace prism
+}  // namespace prism

@@ -35,19 +35,12 @@ namespace prism {
 
 namespace detail {
 
+// clang-format off
 enum class TorchRole {
-    ordered_dict,
-    rebuild_v2,
-    rebuild_v3,
-    rebuild_from_type,
-    parameter,
-    tensor_type,
-    storage,
-    untyped_storage,
-    dtype,
-    size,
-    device
+    ordered_dict, rebuild_v2, rebuild_v3, rebuild_from_type, parameter, tensor_type, storage, untyped_storage, dtype, size, device
 };
+// clang-format on
+
 /// A global of the table; `dtype` is that of a storage, or the one named.
 struct TorchSymbol {
     std::string_view module, name;
@@ -104,18 +97,18 @@ public:
     /// Raw memory that tensors look into.
     struct Storage {
         std::string          key;
-        std::optional<Dtype> dtype;     // none: bytes, typed by the tensor
-        std::uint64_t        n = 0;     // elements, or bytes
-        std::uint64_t        first = 0; // of the elements within the memory; for views of the old format
+        std::optional<Dtype> dtype;      // none: bytes, typed by the tensor
+        std::uint64_t        n = 0;      // elements, or bytes
+        std::uint64_t        first = 0;  // of the elements within the memory; for views of the old format
 
         std::uint64_t item() const { return dtype ? item_bytes(*dtype) : 1; }
     };
     /// As it was pickled; TorchTensors checks it once its name is known.
     struct Tensor {
         const Storage*       storage;
-        std::optional<Dtype> dtype; // where the storage has none
+        std::optional<Dtype> dtype;  // where the storage has none
         PickleValue          offset, size, stride;
-        std::uint64_t        byte; // of the opcode that built it
+        std::uint64_t        byte;  // of the opcode that built it
     };
 
     std::int64_t symbol(std::string_view module, std::string_view name, const PickleAt& at) override {
@@ -131,8 +124,8 @@ public:
                      const PickleAt& at) override {
         const TorchSymbol* function = &torch_symbols[static_cast<std::size_t>(symbol)];
         const PickleValue* args = &arguments;
-        while (function->role ==
-               TorchRole::rebuild_from_type) { // (function, type, arguments, state): a tensor with attributes
+        while (function->role == TorchRole::rebuild_from_type) {
+            // (function, type, arguments, state): how a tensor that carries Python attributes is written
             need(*args, {Kind::symbol, Kind::symbol, Kind::tuple}, at);
             function = &torch_symbols[static_cast<std::size_t>(args->values()[0].integer)];
             args = &args->values()[2];
@@ -170,10 +163,11 @@ public:
             at.fail("the storage key '" + storage.key + "' is no number");
         if (type.role == TorchRole::untyped_storage) storage.dtype.reset();
 
+        if (const auto view = views_.find(storage.key); view != views_.end()) return made(view->second);
         const auto [root, fresh] = roots_.try_emplace(storage.key, storage);
         if (!fresh && (root->second.dtype != storage.dtype || root->second.n != storage.n))
             at.fail("the storage '" + storage.key + "' is described in two ways");
-        if (items.size() > 5 && !items[5].is(Kind::none)) { // the old format: a window into the storage of that key
+        if (items.size() > 5 && !items[5].is(Kind::none)) {  // the old format: a window into the storage of that key
             need(items[5], {Kind::text, Kind::integer, Kind::integer}, at);
             const std::int64_t first = items[5].values()[1].integer, n = items[5].values()[2].integer;
             if (first < 0 || n < 0 || static_cast<std::uint64_t>(first) > storage.n ||
@@ -181,6 +175,7 @@ public:
                 at.fail("a view of elements " + std::to_string(first) + " + " + std::to_string(n) +
                         " leaves the storage '" + storage.key + "'");
             storage.first = static_cast<std::uint64_t>(first), storage.n = static_cast<std::uint64_t>(n);
+            views_.try_emplace(std::string(items[5].values()[0].text()), storage);
         }
         return made(std::move(storage));
     }
@@ -231,8 +226,8 @@ private:
         return v.is(Kind::made) ? std::get_if<T>(&made_[static_cast<std::size_t>(v.integer)]) : nullptr;
     }
 
-    std::deque<std::variant<Storage, Tensor>> made_; // a deque, because tensors point at storages
-    std::unordered_map<std::string, Storage>  roots_;
+    std::deque<std::variant<Storage, Tensor>> made_;  // a deque, because tensors point at storages
+    std::unordered_map<std::string, Storage>  roots_, views_;
 };
 
 /// Walks the object of a file and lists its tensors.
@@ -282,88 +277,97 @@ private:
     };
 
     void visit(const PickleValue& value, const std::string& name) {
-        spend(sizeof(PickleValue), name);
         if (value.is(Kind::dict) || value.is(Kind::list) || value.is(Kind::tuple)) {
+            spend(sizeof(Level) + name.size(), name);
             if (open_.size() == max_depth)
                 throw FormatError{file_->path(), 0,
-                                  "'" + name.substr(0, 200) + "' is nested deeper than 64 levels, or contains itself"};
+                                  quoted(name) + " is nested deeper than 64 levels, or contains itself"};
             open_.push_back({value, name.size()});
         } else if (const auto* tensor = host_->find_tensor(value)) {
             spend(sizeof(TensorInfo) + 2 * name.size(), name);
-            if (!names_.insert(name).second)
-                throw FormatError{file_->path(), tensor->byte, "tensor '" + name + "' is there twice"};
-            tensors_.push_back(checked(*tensor, name));
+            const Fault fault{file_->path(), tensor->byte, name};
+            if (!names_.insert(name).second) fault.refuse("is there twice");
+            tensors_.push_back(checked(*tensor, fault));
         }
     }
 
     void spend(std::size_t bytes, const std::string& name) {
         if (bytes > budget_)
-            throw FormatError{file_->path(), 0,
-                              "'" + name.substr(0, 200) + "' and others share their contents too often"};
+            throw FormatError{file_->path(), 0, quoted(name) + " and others share their contents too often"};
         budget_ -= bytes;
     }
+    static std::string quoted(const std::string& name) { return "'" + name.substr(0, 200) + "'"; }
+
+    struct Fault {
+        const std::string& file;
+        std::uint64_t      byte;
+        const std::string& name;
+
+        [[noreturn]] void refuse(const std::string& problem) const {
+            throw FormatError{file, byte, "tensor '" + name + "' " + problem};
+        }
+    };
 
     /// The tensor, known to lie within its storage and its storage within the file.
-    TensorInfo checked(const TorchHost::Tensor& pickled, const std::string& name) {
-        const auto refuse = [&](const std::string& problem) -> void {
-            throw FormatError{file_->path(), pickled.byte, "tensor '" + name + "' " + problem};
-        };
+    TensorInfo checked(const TorchHost::Tensor& pickled, const Fault& fault) {
         const TorchHost::Storage& storage = *pickled.storage;
         TensorInfo                t;
-        t.name = name;
-        t.file = file_->path();
+        t.name = fault.name;
+        t.file = fault.file;
         t.owner = file_;
         t.dtype = storage.dtype ? *storage.dtype : pickled.dtype.value_or(Dtype::other);
         const std::size_t item = item_bytes(t.dtype);
-        if (item == 0 || (pickled.dtype && storage.dtype && *pickled.dtype != *storage.dtype))
-            refuse("has an element type that is not read");
-        t.shape = extents(pickled.size, refuse);
-        t.stride = extents(pickled.stride, refuse);
+        if (item == 0 || (pickled.dtype && *pickled.dtype != t.dtype))
+            fault.refuse("has an element type that is not read");
+        t.shape = extents(pickled.size, fault);
+        t.stride = extents(pickled.stride, fault);
         if (t.shape.size() != t.stride.size())
-            refuse("has " + std::to_string(t.shape.size()) + " extents and " + std::to_string(t.stride.size()) +
-                   " strides");
+            fault.refuse("has " + std::to_string(t.shape.size()) + " extents and " + std::to_string(t.stride.size()) +
+                         " strides");
 
-        const std::optional<std::span<const std::byte>> found = find_(storage.key);
-        if (!found) return refuse("lies in the storage '" + storage.key + "', which the file lacks"), t;
+        const auto found = find_(storage.key);
+        if (!found) fault.refuse("lies in the storage '" + storage.key + "', which the file lacks");
         const auto first = checked_product(storage.first, storage.item()),
-                   needed = checked_product(storage.n, storage.item());
-        if (!first || !needed || *first > found->size() || *needed > found->size() - *first)
-            refuse("lies in a storage of " + std::to_string(storage.n) + " elements, of which the file has " +
-                   std::to_string(found->size()) + " bytes");
+                   bytes = checked_product(storage.n, storage.item());
+        if (!first || !bytes || *first > found->size() || *bytes > found->size() - *first)
+            fault.refuse("lies in a storage of " + std::to_string(storage.n) + " elements, of which the file has " +
+                         std::to_string(found->size()) + " bytes");
 
         const auto bits = checked_bits(t.shape, 8 * item);
-        if (!bits) refuse("has the shape " + to_string(t.shape) + ", which is too large");
-        std::uint64_t offset = 0;
+        if (!bits) fault.refuse("has the shape " + to_string(t.shape) + ", which is too large");
+        t.data = found->data() + *first;
         if (*bits == 0) {
             t.stride.clear();
-        } else {
-            offset = checked_offset(pickled.offset.integer, t, *needed / item, refuse);
-            if (is_dense(t)) t.stride.clear();
-            else gathered_bytes_ += *bits / 8;
-            // An extent whose stride is 0 takes no room in the file and any amount of memory.
-            if (*bits / 8 > file_->bytes().size() + slack_bytes ||
-                gathered_bytes_ > file_->bytes().size() + slack_bytes)
-                refuse("with the shape " + to_string(t.shape) + " repeats its storage to more than the file has");
+            return t;
         }
-        t.data = found->data() + *first + offset * item;
+        t.data += checked_offset(pickled.offset.integer, t, *bytes / item, fault) * item;
+        if (is_dense(t)) {
+            t.stride.clear();
+            return t;
+        }
+        // An extent whose stride is 0 takes no room in the file, and any amount of memory once it is gathered.
+        gathered_bytes_ += std::min(*bits / 8, max_gathered_bytes() + 1);
+        if (gathered_bytes_ > max_gathered_bytes())
+            fault.refuse("with the shape " + to_string(t.shape) + " and strides " + to_string(t.stride) +
+                         " repeats its storage beyond reason");
         return t;
     }
+    std::uint64_t max_gathered_bytes() const { return file_->bytes().size() + slack_bytes; }
 
-    template <class Refuse>
-    static std::vector<std::size_t> extents(const PickleValue& tuple, const Refuse& refuse) {
+    static std::vector<std::size_t> extents(const PickleValue& tuple, const Fault& fault) {
         std::vector<std::size_t> values;
-        if (tuple.values().size() > max_rank) refuse("has " + std::to_string(tuple.values().size()) + " dimensions");
+        if (tuple.values().size() > max_rank)
+            fault.refuse("has " + std::to_string(tuple.values().size()) + " dimensions");
         for (const PickleValue& v : tuple.values()) {
-            if (!v.is(Kind::integer) || v.integer < 0) refuse("has an extent or stride that is no whole number");
+            if (!v.is(Kind::integer) || v.integer < 0) fault.refuse("has an extent or stride that is no whole number");
             values.push_back(static_cast<std::size_t>(v.integer));
         }
         return values;
     }
 
     /// The first element. The last one is offset + sum of (extent - 1) * stride, and both are inside.
-    template <class Refuse>
     static std::uint64_t checked_offset(std::int64_t offset, const TensorInfo& t, std::uint64_t n_stored,
-                                        const Refuse& refuse) {
+                                        const Fault& fault) {
         std::uint64_t last = static_cast<std::uint64_t>(offset);
         bool          good = offset >= 0;
         for (std::size_t d = 0; good && d < t.shape.size(); ++d) {
@@ -371,8 +375,9 @@ private:
             good = reach && !__builtin_add_overflow(last, *reach, &last);
         }
         if (!good || last >= n_stored)
-            refuse("at offset " + std::to_string(offset) + " with extents " + to_string(t.shape) + " and strides " +
-                   to_string(t.stride) + " leaves its storage of " + std::to_string(n_stored) + " elements");
+            fault.refuse("at offset " + std::to_string(offset) + " with extents " + to_string(t.shape) +
+                         " and strides " + to_string(t.stride) + " leaves its storage of " + std::to_string(n_stored) +
+                         " elements");
         return static_cast<std::uint64_t>(offset);
     }
 
@@ -402,7 +407,7 @@ inline constexpr std::string_view zip_magic{"PK\x03\x04", 4};
 inline constexpr std::string_view torch_legacy_magic{"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e",
                                                      15};
 
-} // namespace detail
+}  // namespace detail
 
 /// The tensors of a zipped file. Storages are pointed into, and not checksummed: PyTorch can be told not to compute
 /// checksums, and reading 50 GB to list them would be too slow. Throws FormatError.
@@ -425,7 +430,7 @@ inline std::vector<TensorInfo> read_torch_zip(const ZipArchive& zip) {
 
     const ZipEntry* pickle = stored("data.pkl");
     if (!pickle) throw FormatError{file->path(), 0, "the zip file has no data.pkl, so torch.save did not write it"};
-    if (pickle->crc != 0) zip.check_crc(*pickle, pickle->packed); // 0: PyTorch was told not to compute it
+    if (pickle->crc != 0) zip.check_crc(*pickle, pickle->packed);  // 0: PyTorch was told not to compute it
     if (const ZipEntry* order = stored("byteorder"); order && detail::as_text(order->packed) != "little")
         zip.refuse(*order, "says that the bytes are in another order than 'little'");
 
@@ -503,4 +508,4 @@ inline std::vector<TensorInfo> read_torch(const std::filesystem::path& path, Fil
     return read_torch(MappedFile::open(path, mode));
 }
 
-} // namespace prism
+}  // namespace prism

@@ -30,10 +30,10 @@ namespace prism {
 
 struct ZipEntry {
     std::string                name;
-    std::span<const std::byte> packed;     // as it lies in the file
-    std::uint64_t              offset = 0; // of `packed` in the file
-    std::uint64_t              bytes = 0;  // unpacked, as the directory says
-    std::uint32_t              crc = 0;    // of the unpacked bytes
+    std::span<const std::byte> packed;      // as it lies in the file
+    std::uint64_t              offset = 0;  // of `packed` in the file
+    std::uint64_t              bytes = 0;   // unpacked, as the directory says
+    std::uint32_t              crc = 0;     // of the unpacked bytes
     bool                       deflated = false;
 };
 
@@ -91,7 +91,7 @@ public:
     }
 
 private:
-    static constexpr std::uint32_t in_zip64 = 0xffffffff; // a 32-bit field whose value stands in the zip64 record
+    static constexpr std::uint32_t in_zip64 = 0xffffffff;  // a 32-bit field whose value stands in the zip64 record
 
     struct Directory {
         std::uint64_t offset, bytes, n_entries;
@@ -133,7 +133,7 @@ private:
         const std::uint64_t bytes = in.read<std::uint32_t>("the directory's size"),
                             offset = in.read<std::uint32_t>("the directory's offset");
         Directory     directory{offset, bytes, n};
-        std::uint64_t limit = end; // the directory lies before this
+        std::uint64_t limit = end;  // the directory lies before this
         bool          many_disks = disk != 0 || directory_disk != 0 || here != n;
 
         constexpr std::uint64_t locator_bytes = 20, record_bytes = 56;
@@ -145,7 +145,7 @@ private:
                 ByteReader record = reader(limit, record_bytes);
                 if (record.text(4, "the zip64 record") != "PK\x06\x06")
                     record.fail("no zip64 record is where its locator points");
-                record.take(12, "the zip64 record"); // its size and two versions
+                record.take(12, "the zip64 record");  // its size and two versions
                 many_disks = record_disk != 0;
                 many_disks |= record.read<std::uint32_t>("the disk") != 0;
                 many_disks |= record.read<std::uint32_t>("the directory's disk") != 0;
@@ -192,7 +192,7 @@ private:
             const auto id = extra.read<std::uint16_t>("an extra field");
             const auto field_bytes = extra.read<std::uint16_t>("an extra field");
             ByteReader field{extra.take(field_bytes, "an extra field"), file_->path(), extra.offset() - field_bytes};
-            if (id != 1) continue; // 1 is zip64: the values that did not fit, in this order
+            if (id != 1) continue;  // 1 is zip64: the values that did not fit, in this order
             for (std::uint64_t* value : {&entry.bytes, &packed_bytes, &header_at})
                 if (*value == in_zip64) *value = field.read<std::uint64_t>("a zip64 value");
         }
@@ -250,7 +250,7 @@ private:
         // zlib counts with 32 bits, so input and output are handed over in pieces.
         constexpr std::size_t piece = std::numeric_limits<uInt>::max();
         std::size_t           taken = 0, made = 0;
-        std::byte             surplus; // one byte of room more, to notice an entry that unpacks to more than it said
+        std::byte             surplus;  // one byte of room more, to notice an entry that unpacks to more than it said
         int                   state = Z_OK;
         while (state == Z_OK) {
             const std::size_t in = std::min(piece, entry.packed.size() - taken),
@@ -275,4 +275,4 @@ private:
     std::unordered_map<std::string, std::size_t> index_;
 };
 
-} // namespace prism
+}  // namespace prism

@@ -123,7 +123,7 @@ public:
         std::size_t i = 0;
         for (const auto& word : words) {
             if (i > 0) text += i + 1 == std::size(words) ? " or " : ", ";
-            text += "'" + std::string(word) + "'";
+            text.append("'").append(word).append("'");
             ++i;
         }
         return text;

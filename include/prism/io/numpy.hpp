@@ -214,11 +214,13 @@ inline void write_npy(const std::filesystem::path& path, Dtype dtype, const std:
         throw LoadError{path.string(), std::to_string(bytes.size()) + " bytes are not " +
                                            std::string(to_string(dtype)) + " " + to_string(shape)};
 
-    std::string header = "{'descr': '" + std::string(item_bytes(dtype) == 1 ? "|" : "<") + std::string(type->code) +
-                         "', 'fortran_order': False, 'shape': (";
-    for (std::size_t i = 0; i < shape.size(); ++i)
-        header += (i > 0 ? " " : "") + std::to_string(shape[i]) + (i + 1 < shape.size() || i == 0 ? "," : "");
-    header += "), }";
+    std::string extents;
+    for (const std::size_t extent : shape) extents.append(std::to_string(extent)).append(", ");
+    extents.resize(extents.size() -
+                   std::min<std::size_t>(shape.size(), 2));  // as Python spells tuples: (3,) and (2, 3)
+    std::string header = "{'descr': '";
+    header.append(item_bytes(dtype) == 1 ? "|" : "<").append(type->code);
+    header.append("', 'fortran_order': False, 'shape': (").append(extents).append("), }");
     constexpr std::size_t before = 10, alignment = 64;  // magic, version and length come before the header
     header.resize((before + header.size() + 1 + alignment - 1) / alignment * alignment - before - 1, ' ');
     header += '\n';

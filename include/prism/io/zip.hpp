@@ -183,6 +183,8 @@ private:
         in.take(6, "the attributes");
         std::uint64_t header_at = in.read<std::uint32_t>("the local header's offset");
         entry.name = in.text(name_bytes, "the name");
+        if (entry.name.find('\0') != entry.name.npos)
+            throw FormatError{file_->path(), at, "a zip entry has a name with a zero byte"};
         const auto fail = [&](const std::string& problem) {
             throw FormatError{file_->path(), at, "the zip entry '" + entry.name + "' " + problem};
         };
@@ -227,8 +229,7 @@ private:
 
     /// Names are keys, never paths; this refuses those that would be dangerous if somebody took them for paths.
     static bool is_safe(std::string_view name) {
-        if (name.empty() || name.front() == '/' || name.find_first_of(std::string_view("\\\0", 2)) != name.npos)
-            return false;
+        if (name.empty() || name.front() == '/' || name.find('\\') != name.npos) return false;
         for (std::size_t at = 0; at <= name.size();) {
             const std::size_t slash = std::min(name.find('/', at), name.size());
             if (name.substr(at, slash - at) == "..") return false;

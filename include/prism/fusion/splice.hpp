@@ -1,4 +1,7 @@
 // Splicing: where the picture goes in a prompt, and towers side by side.
+//
+//     const auto sequence = splice(ids, 1, n_patches);              // Prismatic: after the start token
+//     embed_sequence<B>(be, llm, sequence, soft_tokens, 0, x);      // [sequence.size(), d_model]
 #pragma once
 
 #include "prism/core/workspace.hpp"
@@ -6,21 +9,42 @@
 #include "prism/ops/rows.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
+#include <string>
+#include <vector>
 
 namespace prism {
 
-/// x [n_text + n_soft, d] = the first text token, the soft tokens, the other text tokens. Prismatic's order: the first
-/// token is the start token. text [n_text, d], soft [n_soft, d]. Throws ShapeError, also for an empty text.
-template <Backend B>
-void splice_after_first(B& be, In<B> text, In<B> soft, Mat<B> x) {
-    if (text.rows() == 0) throw ShapeError{"splice_after_first", "text", "at least one row", "none"};
-    expect("splice_after_first", "soft", {any, text.cols()}, soft);
-    expect("splice_after_first", "x", {text.rows() + soft.rows(), text.cols()}, x);
-    const std::size_t rest = text.rows() - 1;
-    ops::copy<B>(be, text.rows(0, 1), x.rows(0, 1));
-    ops::copy<B>(be, soft, x.rows(1, soft.rows()));
-    ops::copy<B>(be, text.rows(1, rest), x.rows(1 + soft.rows(), rest));
+/// Stands in a sequence of token ids where a row of the picture is.
+inline constexpr std::int32_t soft_token = -1;
+
+/// The ids with `n_soft` soft tokens before index `at`. Throws ShapeError when there is no such place.
+inline std::vector<std::int32_t> splice(std::span<const std::int32_t> ids, std::size_t at, std::size_t n_soft) {
+    if (at > ids.size()) throw ShapeError{"splice", "ids", "at least " + std::to_string(at), std::to_string(ids.size())};
+    std::vector<std::int32_t> sequence(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(at));
+    sequence.insert(sequence.end(), n_soft, soft_token);
+    sequence.insert(sequence.end(), ids.begin() + static_cast<std::ptrdiff_t>(at), ids.end());
+    return sequence;
+}
+
+/// x [n, d_model] = the embeddings of a stretch of a sequence: rows of the language model's table for ids, rows of
+/// `soft` [n_soft, d_model], from row `first_soft` on, for soft tokens.
+template <Backend B, class Llm>
+void embed_sequence(B& be, const Llm& llm, std::span<const std::int32_t> sequence, In<B> soft, std::size_t first_soft, Mat<B> x) {
+    expect("embed_sequence", "x", {sequence.size(), any}, x);
+    for (std::size_t i = 0; i < sequence.size();) {
+        const bool  picture = sequence[i] == soft_token;
+        std::size_t n = 1;
+        while (i + n < sequence.size() && (sequence[i + n] == soft_token) == picture) ++n;
+        if (picture) {
+            ops::copy<B>(be, soft.rows(first_soft, n), x.rows(i, n));
+            first_soft += n;
+        } else {
+            llm.embed(be, sequence.subspan(i, n), x.rows(i, n));
+        }
+        i += n;
+    }
 }
 
 /// features [n n_patches, sum of widths] = the towers' features side by side. Each tower writes its own columns: the

@@ -15,7 +15,7 @@ inline LlamaConfig llama2_13b() { return {.d_model = 5120, .d_ff = 13824, .n_lay
 /// Vicuna v1.5 is Llama-2, trained on.
 inline LlamaConfig vicuna_7b() { return llama2_7b(); }
 inline LlamaConfig vicuna_13b() { return llama2_13b(); }
-inline LlamaConfig mistral_7b() { return {.d_ff = 14336, .n_kv_heads = 8, .max_positions = 32768, .window = 4096}; }
+inline LlamaConfig mistral_7b() { return {.d_ff = 14336, .n_kv_heads = 8, .max_positions = 32768, .window = 4097}; }
 /// The shape of TinyLlama.
 inline LlamaConfig llama_1b() { return {.d_model = 2048, .d_ff = 5632, .n_layers = 22, .n_heads = 32, .n_kv_heads = 4, .head_dim = 64, .max_positions = 2048}; }
 

@@ -16,7 +16,7 @@ namespace prism {
 struct LlamaConfig {
     std::size_t vocab_size = 32000, d_model = 4096, d_ff = 11008, n_layers = 32, n_heads = 32, n_kv_heads = 32, head_dim = 128;
     std::size_t max_positions = 4096;
-    std::size_t window = 0;               // Mistral's sliding window in tokens; 0 is none
+    std::size_t window = 0;               // keys that a token sees, itself included (Mistral); 0 is all
     float       norm_eps = 1e-5f, rope_theta = 1e4f;
     bool        qkv_bias = false;         // Qwen2
     bool        tied_embeddings = false;  // lm_head is the embedding

@@ -95,10 +95,10 @@ public:
             parallel_for(w.rows, gemv_rows, [&](std::size_t begin, std::size_t end) { kernel(part(whole, 0, x.rows(), begin, end)); });
             return;
         }
-        // More threads get narrower tiles; a tile's width changes no bit of its sums.
+        // More threads get narrower tiles. In our kernels a tile's width changes no bit of its sums; in Eigen's it does.
         const std::size_t n_down = (x.rows() + Tile::max_rows - 1) / Tile::max_rows;
         std::size_t       width = Tile::max_cols;
-        while (width > kernels_->panel && (w.rows + width - 1) / width * n_down < 4 * threads()) width /= 2;
+        while (isa_ != Isa::portable && width > kernels_->panel && (w.rows + width - 1) / width * n_down < 4 * threads()) width /= 2;
         const std::size_t height = (x.rows() + n_down - 1) / n_down;
         const std::size_t n_across = (w.rows + width - 1) / width;
         const auto        kernel = isa_ == Isa::portable ? &eigen_tile<W> : std::get<cpu::GemmFn<W>>(kernels_->gemm);

@@ -1,0 +1,185 @@
+// Chat: questions about a picture, in text.
+//
+//     prism::Chat chat{cpu, vlm};                                 // vlm from from_pretrained
+//     chat.show(prism::read_image("cat.jpg"));
+//     auto answer = chat.ask("What is in it?", {.on_text = [](std::string_view s) { return bool(std::cout << s); }});
+#pragma once
+
+#include "prism/generate/session.hpp"
+#include "prism/image/read.hpp"
+#include "prism/model/pixels.hpp"
+#include "prism/model/pretrained.hpp"
+
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace prism {
+
+/// What a conversation needs besides the model: how text becomes tokens, questions prompts, and pictures pixels.
+struct ChatParts {
+    Tokenizer                   tokenizer;
+    PromptBuilder               prompts;
+    std::vector<ImageTransform> transforms;            // one a tower
+    std::size_t                 max_tokens = 2048;     // of picture, prompts and answers together
+    std::size_t                 llm_max_length = 2048;  // of one prompt's text; longer ones are cut at the end, as in the reference
+    std::optional<std::int32_t> image_token = {};      // LLaVA: the token that the picture replaces
+};
+
+struct AskOptions {
+    std::size_t                           max_new_tokens = 512;
+    SamplingOptions                       sampling = {};
+    std::function<bool(std::string_view)> on_text = {};  // whole characters as they come; return false to stop
+    const std::atomic<bool>*              cancel = nullptr;
+};
+
+struct Answer {
+    std::string               prompt;  // as the tokenizer got it
+    std::vector<std::int32_t> input_ids, output_ids;
+    std::string               text;    // control tokens left out, white space around it removed
+    Stop                      stop = Stop::max_new_tokens;
+    double                    vision_s = 0, prefill_s = 0, decode_s = 0;
+};
+
+namespace detail {
+
+inline std::string_view trimmed(std::string_view s) {
+    constexpr std::string_view space = " \t\n\r\f\v";
+    const std::size_t          first = s.find_first_not_of(space);
+    return first == s.npos ? std::string_view{} : s.substr(first, s.find_last_not_of(space) - first + 1);
+}
+
+/// What a folder says, as parts of a conversation. Throws LoadError without a tokenizer.
+template <Backend B>
+ChatParts chat_parts(const Pretrained<B>& p, std::size_t max_tokens) {
+    if (!p.tokenizer) throw LoadError{p.model.config.model_id, "has no tokenizer: its folder needs tokenizer.json, tokenizer.model or vocab.json with merges.txt"};
+    ChatParts parts{.tokenizer = *p.tokenizer, .prompts = p.prompts(), .transforms = {}, .max_tokens = max_tokens,
+                    .llm_max_length = p.model.config.llm_max_length, .image_token = p.image_token};
+    for (const auto& t : p.model.config.towers) parts.transforms.push_back(t.transform);
+    return parts;
+}
+
+}  // namespace detail
+
+/// A conversation about a picture. The picture is encoded once; of each prompt only what is new is read. Not for several
+/// threads at once; the model behind it is.
+template <Backend B, class M>
+class Chat {
+public:
+    Chat(B& be, const M& model, ChatParts parts)
+        : be_(&be), parts_(std::move(parts)), fresh_prompts_(parts_.prompts), session_(be, model, {.max_tokens = parts_.max_tokens}) {}
+    explicit Chat(B& be, const Pretrained<B>& p, std::size_t max_tokens = 2048) requires std::same_as<M, Prismatic<B>>
+        : Chat(be, p.model, detail::chat_parts(p, max_tokens)) {}
+
+    Session<B, M>&   session() { return session_; }
+    const Tokenizer& tokenizer() const { return parts_.tokenizer; }
+
+    /// Looks at a picture; the conversation starts anew.
+    void show(const Image& image) { show(Pixels<B>{*be_, parts_.transforms, image}); }
+    /// The same with pixels that are prepared already.
+    void show(const Pixels<B>& pixels) {
+        const auto start = std::chrono::steady_clock::now();
+        session_.show(pixels.views());
+        vision_s_ = detail::seconds_since(start);
+        restart();
+    }
+    /// Forgets all turns; the picture stays.
+    void restart() { parts_.prompts = fresh_prompts_; }
+
+    /// One more turn: the question in the model's own prompt form, and the answer, which becomes part of the conversation.
+    /// Text that spells a control token stays text. Throws ConfigError when it does not fit, GenerationError.
+    Answer ask(std::string_view question, const AskOptions& options = {}) {
+        PromptBuilder turn = parts_.prompts;
+        turn.add_turn(Role::human, question);
+        Answer answer = complete(turn.prompt(), parts_.tokenizer.encode(turn.pieces()), options);
+        turn.add_turn(Role::gpt, answer.text);
+        parts_.prompts = std::move(turn);
+        return answer;
+    }
+
+    /// Completes a prompt as it stands, outside of the conversation. Control tokens that it spells are control tokens.
+    Answer ask_raw(std::string_view prompt, const AskOptions& options = {}) {
+        return complete(std::string(prompt), parts_.tokenizer.encode(prompt, {.parse_special = true}), options);
+    }
+
+    /// The probability of each choice as the answer's beginning, normalised over the choices; `raw` takes the question
+    /// as the whole prompt. A choice of several tokens counts with all of them.
+    std::vector<double> score(std::string_view question, std::span<const std::string> choices, bool raw = false) {
+        PromptBuilder turn = parts_.prompts;
+        std::vector<std::int32_t> ids;
+        if (raw) {
+            ids = parts_.tokenizer.encode(question, {.parse_special = true});
+        } else {
+            turn.add_turn(Role::human, question);
+            ids = parts_.tokenizer.encode(turn.pieces());
+        }
+        std::vector<std::vector<std::int32_t>> tokens;
+        for (const auto& c : choices) tokens.push_back(parts_.tokenizer.encode(c, {.add_special = false}));
+        const auto          at = placed(ids);
+        std::vector<double> p = session_.log_probabilities(ids, tokens, at);
+        double              top = -INFINITY, sum = 0;
+        for (double x : p) top = std::max(top, x);
+        for (double& x : p) sum += x = std::exp(x - top);
+        for (double& x : p) x /= sum;
+        return p;
+    }
+
+    /// Cuts ids to the longest prompt there may be and returns before which of them the picture stands.
+    std::size_t placed(std::vector<std::int32_t>& ids) const {
+        if (parts_.image_token) {
+            const auto at = std::ranges::find(ids, *parts_.image_token);
+            if (at == ids.end()) return 1;
+            const auto index = static_cast<std::size_t>(at - ids.begin());
+            if (session_.has_picture()) ids.erase(at);
+            return index;
+        }
+        if (ids.size() > parts_.llm_max_length) ids.resize(parts_.llm_max_length);
+        return 1;
+    }
+
+private:
+    Answer complete(std::string prompt, std::vector<std::int32_t> ids, const AskOptions& options) {
+        Answer answer{.prompt = std::move(prompt), .input_ids = ids, .output_ids = {}, .text = {}, .vision_s = std::exchange(vision_s_, 0)};
+        auto             stream = parts_.tokenizer.stream();
+        std::string      text;
+        bool             going = true;
+        const auto       say = [&](const std::string& piece) {
+            text += piece;
+            if (going && options.on_text && !piece.empty()) going = options.on_text(piece);
+            return going;
+        };
+        GenerateOptions generate{.max_new_tokens = options.max_new_tokens, .sampling = options.sampling, .cancel = options.cancel};
+        if (const auto eos = parts_.tokenizer.eos_id()) generate.stop_ids.push_back(*eos);
+        generate.on_token = [&](std::int32_t id) { return say(stream.push(id)); };
+        const std::size_t at = placed(ids);
+        try {
+            Generated out = session_.generate(ids, generate, at);
+            // The token that ended the answer was not given to on_token; it is control and has no text.
+            answer.output_ids = std::move(out.ids);
+            answer.stop = out.stop, answer.prefill_s = out.prefill_s, answer.decode_s = out.decode_s;
+        } catch (const GenerationError& e) {
+            throw GenerationError{e.step, e.ids, text + stream.finish()};
+        }
+        say(stream.finish());
+        answer.text = detail::trimmed(text);
+        return answer;
+    }
+
+    B*            be_;
+    ChatParts     parts_;
+    PromptBuilder fresh_prompts_;
+    Session<B, M> session_;
+    double        vision_s_ = 0;
+};
+
+template <Backend B, class M>
+Chat(B&, const M&, ChatParts) -> Chat<B, M>;
+template <Backend B>
+Chat(B&, const Pretrained<B>&) -> Chat<B, Prismatic<B>>;
+template <Backend B>
+Chat(B&, const Pretrained<B>&, std::size_t) -> Chat<B, Prismatic<B>>;
+
+}  // namespace prism

@@ -1,0 +1,415 @@
+// from_pretrained: published weights as they are, with everything around them: tokenizer, prompts, transforms.
+//
+//     auto vlm = prism::from_pretrained(cpu, "prism-dinosiglip+7b");     // a run folder, OpenVLA's, LLaVA's
+//     vlm.model.see(...);   vlm.tokenizer->encode(...);   vlm.prompts();
+#pragma once
+
+#include "prism/model/language_files.hpp"
+#include "prism/model/prismatic.hpp"
+#include "prism/model/tower_files.hpp"
+#include "prism/text/prompt.hpp"
+#include "prism/text/tokenizer.hpp"
+
+#include <array>
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace prism {
+
+/// The layouts of model folders.
+enum class Layout {
+    prismatic_run,   // config.json and checkpoints/latest-checkpoint.pt of Prismatic's trainer
+    openvla,         // Hugging Face's form of Prismatic and OpenVLA
+    llava,           // llava-hf/llava-1.5-*
+    language_model,  // a decoder alone
+    tower,           // a vision tower alone, in timm's form
+};
+
+constexpr std::string_view to_string(Layout layout) {
+    constexpr std::array<std::string_view, 5> names{"prismatic-run", "openvla", "llava", "language-model", "timm-tower"};
+    return names[static_cast<std::size_t>(layout)];
+}
+
+/// Which layout a folder has, from its config.json. Throws LoadError, ConfigError.
+inline Layout layout_of(const std::filesystem::path& folder) {
+    if (!std::filesystem::exists(folder)) throw LoadError{folder.string(), "does not exist"};
+    if (!std::filesystem::is_directory(folder)) throw LoadError{folder.string(), "is no folder; a model is a folder with a config.json"};
+    if (!std::filesystem::exists(folder / "config.json")) throw LoadError{folder.string(), "holds no config.json"};
+    const auto c = ConfigReader::open(folder / "config.json");
+    if (c.has("architecture")) return Layout::tower;
+    if (!c.has("model_type") && (c.has("model") || c.has("vla"))) return Layout::prismatic_run;
+    const std::string type = c.choice("model_type", {"openvla", "prismatic", "llava", "llama", "mistral", "qwen2", "phi"});
+    return type == "openvla" || type == "prismatic" ? Layout::openvla : type == "llava" ? Layout::llava : Layout::language_model;
+}
+
+/// How a dataset's actions were normalised: un-normalising maps [-1, 1] to [q01, q99] where `mask` says so.
+struct ActionStatistics {
+    std::vector<double> q01, q99;
+    std::vector<bool>   mask;
+};
+
+/// Reads norm_stats of a config.json, or a whole dataset_statistics.json. Throws ConfigError.
+inline std::map<std::string, ActionStatistics> read_action_statistics(const ConfigReader& c) {
+    std::map<std::string, ActionStatistics> all;
+    for (const auto& [dataset, unused] : c.json().items()) {
+        const auto       action = c.object(dataset).object("action");
+        ActionStatistics s{.q01 = action.reals("q01"), .q99 = action.reals("q99"), .mask = {}};
+        if (s.q99.size() != s.q01.size()) action.refuse("q99", "as many numbers as q01: " + std::to_string(s.q01.size()));
+        s.mask.assign(s.q01.size(), true);
+        if (action.has("mask")) {
+            const Json& mask = action.json().at("mask");
+            if (!mask.is_array() || mask.size() != s.q01.size()) action.refuse("mask", "a list as long as q01");
+            for (std::size_t i = 0; i < mask.size(); ++i) {
+                if (!mask[i].is_boolean()) action.refuse("mask", "a list of true and false");
+                s.mask[i] = mask[i].get<bool>();
+            }
+        }
+        all.emplace(dataset, std::move(s));
+    }
+    return all;
+}
+
+/// What OpenVLA's actions need to know of its vocabulary.
+struct ActionVocabulary {
+    std::size_t size = 32000;  // ids below it; the last bins of it are actions
+    std::size_t n_bins = 256;
+};
+
+struct PretrainedOptions {
+    std::filesystem::path vision_dir, llm_dir;  // of a run folder whose towers and language files lie elsewhere
+    FileMode              mode = FileMode::map;  // copy: cannot fault when a file shrinks while it is in use
+};
+
+/// A vision-language model with what the folder says around it. The tokenizer is missing when no folder has one.
+template <Backend B>
+struct Pretrained {
+    Layout                                  layout;
+    Prismatic<B>                            model;
+    std::optional<Tokenizer>                tokenizer;
+    std::string                             prompt_style;          // a name that prompt_builder_for knows
+    std::size_t                             picture_at = 1;        // before which token of a prompt the picture stands
+    std::optional<std::int32_t>             image_token;           // LLaVA: the token that the picture replaces
+    std::map<std::string, ActionStatistics> action_statistics;     // by dataset; OpenVLA
+    ActionVocabulary                        action_vocabulary;
+
+    PromptBuilder prompts() const { return prompt_builder_for(prompt_style); }
+};
+
+namespace detail {
+
+/// Where each part of a model's weights is, and what its names turn into.
+struct Part {
+    Checkpoint file;
+    NameMap    rename{};
+};
+
+inline std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder) {
+    for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"})
+        if (std::filesystem::exists(folder / name)) return Tokenizer::open(folder);
+    return std::nullopt;
+}
+
+/// Prismatic adds a pad token to every tokenizer; folders of base models do not have it yet.
+inline void add_pad_token(Tokenizer& tokenizer, std::string_view llm_backbone_id) {
+    if (llm_backbone_id.starts_with("qwen")) return;
+    tokenizer.add_special(llm_backbone_id.starts_with("phi") && tokenizer.id("<|endoftext|>") && !tokenizer.id("<PAD>") ? "<|pad|>" : "<PAD>", SpecialRole::pad);
+}
+
+/// Rows of the token table: checkpoints were resized after their base model's config.json was written.
+inline void take_vocabulary(LanguageModelConfig& config, const Checkpoint& llm) {
+    if (const TensorInfo* table = llm.find("model.embed_tokens.weight"); table && table->shape.size() == 2)
+        std::visit([&](auto& c) { c.vocab_size = table->shape[0]; }, config);
+}
+
+inline Statistics read_statistics(const ConfigReader& c, const char* mean, const char* std) {
+    Statistics s;
+    const auto take = [&](const char* key, std::array<float, 3>& out) {
+        const auto values = c.reals(key);
+        if (values.size() != 3) c.refuse(key, "three numbers");
+        for (std::size_t i = 0; i < 3; ++i) out[i] = static_cast<float>(values[i]);
+    };
+    take(mean, s.mean), take(std, s.std);
+    for (float x : s.std)
+        if (!(x > 0)) c.refuse(std, "three numbers over 0");
+    return s;
+}
+
+/// The folder of one tower below `root`: named by its key, or the only one whose name begins so ("clip-gelu").
+inline std::filesystem::path tower_folder(const std::filesystem::path& root, std::string_view key) {
+    if (std::filesystem::is_directory(root / key)) return root / key;
+    std::vector<std::filesystem::path> similar;
+    if (std::filesystem::is_directory(root))
+        for (const auto& entry : std::filesystem::directory_iterator(root))
+            if (entry.is_directory() && entry.path().filename().string().starts_with(std::string(key) + "-")) similar.push_back(entry.path());
+    if (similar.size() == 1) return similar[0];
+    throw LoadError{root.string(), "holds no folder '" + std::string(key) + "' for that vision tower"};
+}
+
+template <Backend B>
+Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, const PretrainedOptions& options) {
+    const auto         config = ConfigReader::open(folder / "config.json");
+    const bool         vla = !config.has("model");
+    const auto         settings = vla ? config.object("vla") : config.object("model");
+    PrismaticConfig    c;
+    std::string        strategy, arch;
+    if (vla) {  // an OpenVLA run names the model that it started from
+        const RegisteredModel& base = registered_model(settings.text("base_vlm"));
+        c.model_id = base.id, c.vision_backbone_id = base.vision_backbone_id, c.llm_backbone_id = base.llm_backbone_id;
+        strategy = to_string(base.image_resize_strategy), arch = base.arch_specifier;
+    } else {
+        c.model_id = settings.text("model_id");
+        c.vision_backbone_id = settings.text("vision_backbone_id");
+        c.llm_backbone_id = settings.text("llm_backbone_id");
+        c.llm_max_length = settings.count("llm_max_length", 2048);
+        strategy = settings.choice("image_resize_strategy", {"letterbox", "resize-naive", "resize-crop"});
+        arch = settings.text("arch_specifier");
+    }
+    c.projector = projector_from_arch(arch);
+    const BackboneSpec& backbone = backbone_from_id(c.vision_backbone_id);
+    const auto&         language = language_backbone_from_id(c.llm_backbone_id);
+
+    const Checkpoint run = Checkpoint::open(folder / "checkpoints" / "latest-checkpoint.pt", options.mode);
+    const Checkpoint llm = run.below("model.llm_backbone.llm"), projector = run.below("model.projector.projector");
+    const Checkpoint tuned_towers = run.below("model.vision_backbone");
+
+    const std::filesystem::path vision_dir = options.vision_dir.empty() ? folder / "vision" : options.vision_dir;
+    std::vector<Checkpoint>     tower_files;
+    for (std::size_t i = 0; i < backbone.n_towers; ++i) {
+        const TowerSpec& spec = backbone.towers[i];
+        const Checkpoint tuned = tuned_towers.below(backbone.fused() ? std::string(spec.key) + "_featurizer" : "featurizer");
+        const bool       trained = !tuned.tensors().empty();
+        VitConfig        vit = tower_config(backbone, i);
+        Statistics       stats = tower_statistics(spec.key);
+        if (!trained || std::filesystem::is_directory(vision_dir)) {
+            const auto tower = tower_folder(vision_dir, spec.key);
+            if (std::filesystem::exists(tower / "config.json")) {
+                const auto json = ConfigReader::open(tower / "config.json");
+                const bool args = json.has("model_args");
+                vit = timm_config(json);
+                if (!args || !json.object("model_args").has("img_size")) vit.image_size = backbone.image_size;
+                if (spec.quick_gelu && !(args && json.object("model_args").has("act_layer"))) vit.act = Activation::quick_gelu;
+                if (json.has("pretrained_cfg") && json.object("pretrained_cfg").has("mean"))
+                    stats = read_statistics(json.object("pretrained_cfg"), "mean", "std");
+            }
+            if (!trained) tower_files.push_back(Checkpoint::open(tower, options.mode));
+        }
+        if (trained) tower_files.push_back(tuned);
+        ImageTransform transform = tower_transform(backbone, i, resize_from_name(strategy), vit.image_size);
+        transform.stats = stats;
+        c.towers.push_back({std::string(spec.key), vit, transform});
+    }
+
+    const std::filesystem::path llm_dir = options.llm_dir.empty() ? folder / "llm" : options.llm_dir;
+    c.llm = std::filesystem::exists(llm_dir / "config.json") ? language_model_config(ConfigReader::open(llm_dir / "config.json"))
+                                                             : published_config(language);
+    take_vocabulary(c.llm, llm);
+
+    Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(llm_dir), .prompt_style = c.llm_backbone_id};
+    if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
+    for (std::size_t i = 0; i < tower_files.size(); ++i) load_tower(be, p.model.towers[i], tower_files[i]);
+    load(be, p.model.projector, projector);
+    load_language_model(be, p.model.llm, llm);
+    if (std::filesystem::exists(folder / "dataset_statistics.json"))
+        p.action_statistics = read_action_statistics(ConfigReader::open(folder / "dataset_statistics.json"));
+    return p;
+}
+
+/// The transforms that a preprocessor_config.json describes: its tvf_* values win over means and stds, as they do in the
+/// reference. A fused letterbox is made once, with the last tower's colour.
+inline void read_preprocessor(const std::filesystem::path& folder, PrismaticConfig& c) {
+    if (c.towers.size() > 1 && c.towers[0].transform.strategy == Resize::letterbox) {
+        Rgb last;
+        for (std::size_t i = 0; i < 3; ++i) last[i] = static_cast<std::uint8_t>(255.0 * static_cast<double>(c.towers.back().transform.stats.mean[i]));
+        for (auto& t : c.towers) t.transform.fill = last;
+    }
+    if (!std::filesystem::exists(folder / "preprocessor_config.json")) return;
+    const auto p = ConfigReader::open(folder / "preprocessor_config.json");
+    if (p.has("tvf_normalize_params")) {
+        const auto params = p.objects("tvf_normalize_params");
+        if (params.size() != c.towers.size()) p.refuse("tvf_normalize_params", "one entry a tower: " + std::to_string(c.towers.size()));
+        for (std::size_t i = 0; i < params.size(); ++i) c.towers[i].transform.stats = read_statistics(params[i], "mean", "std");
+    } else if (p.has("means") && p.has("stds")) {
+        for (std::size_t i = 0; i < c.towers.size(); ++i) {
+            const ConfigReader one{Json{{"mean", p.json().at("means").at(i)}, {"std", p.json().at("stds").at(i)}}, p.file()};
+            c.towers[i].transform.stats = read_statistics(one, "mean", "std");
+        }
+    }
+    if (p.flag("tvf_do_letterbox", false) && p.has("tvf_letterbox_fill")) {
+        const auto fill = p.counts("tvf_letterbox_fill", {}, 255);
+        if (fill.size() != 3) p.refuse("tvf_letterbox_fill", "three numbers up to 255");
+        for (auto& t : c.towers) t.transform.fill = Rgb{static_cast<std::uint8_t>(fill[0]), static_cast<std::uint8_t>(fill[1]), static_cast<std::uint8_t>(fill[2])};
+    }
+}
+
+template <Backend B>
+Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const PretrainedOptions& options) {
+    const auto      config = ConfigReader::open(folder / "config.json");
+    PrismaticConfig c;
+    c.vision_backbone_id = config.text("vision_backbone_id");
+    c.llm_backbone_id = config.text("llm_backbone_id");
+    c.model_id = config.text("model_type");
+    c.projector = projector_from_arch(config.text("arch_specifier"));
+    c.llm_max_length = config.count("llm_max_length", 2048);
+    const BackboneSpec& backbone = backbone_from_id(c.vision_backbone_id);
+    const Resize        strategy = resize_from_name(config.choice("image_resize_strategy", {"letterbox", "resize-naive", "resize-crop"}));
+    const auto          sizes = config.counts("image_sizes", std::vector<std::size_t>(backbone.n_towers, backbone.image_size), 1 << 16);
+    if (sizes.size() != backbone.n_towers) config.refuse("image_sizes", "one size a tower: " + std::to_string(backbone.n_towers));
+    const auto overrides = config.has("timm_override_act_layers") ? config.json().at("timm_override_act_layers") : Json(nullptr);
+    const auto args = config.has("timm_model_args") ? config.objects("timm_model_args") : std::vector<ConfigReader>{};
+    for (std::size_t i = 0; i < backbone.n_towers; ++i) {
+        VitConfig vit = *vit::from_timm_name(backbone.towers[i].timm_model);
+        vit.image_size = sizes[i];
+        if (i < args.size()) vit = with_timm_args(vit, args[i]);
+        // The export names the activation of each tower; without the list, Prismatic's own choice holds.
+        const bool quick = overrides.is_array() && i < overrides.size() ? overrides[i] == "quick_gelu" : backbone.towers[i].quick_gelu;
+        if (quick) vit.act = Activation::quick_gelu;
+        c.towers.push_back({std::string(backbone.towers[i].key), vit, tower_transform(backbone, i, strategy, vit.image_size)});
+    }
+    read_preprocessor(folder, c);
+
+    // text_config holds only what differs from the class defaults, and may leave out even its type.
+    Json text = config.has("text_config") ? config.object("text_config").json() : Json::object();
+    if (!text.contains("model_type"))
+        text["model_type"] = c.llm_backbone_id.starts_with("phi") ? "phi" : c.llm_backbone_id.starts_with("mistral") ? "mistral"
+                             : c.llm_backbone_id.starts_with("qwen") ? "qwen2" : "llama";
+    c.llm = language_model_config(ConfigReader{std::move(text), config.file() + ": text_config"});
+
+    const Checkpoint all = Checkpoint::open(folder, options.mode);
+    const Checkpoint llm = all.below("language_model");
+    take_vocabulary(c.llm, llm);
+    const std::size_t vocab = std::visit([](const auto& m) { return m.vocab_size; }, c.llm), padding = config.count("pad_to_multiple_of", 64);
+
+    Pretrained<B> p{.layout = Layout::openvla, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
+    p.action_vocabulary = {.size = vocab > padding ? vocab - padding : vocab, .n_bins = config.count("n_action_bins", 256, 1 << 16)};
+    if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
+
+    const std::array<std::string, 2> tower_names{"vision_backbone.featurizer", "vision_backbone.fused_featurizer"};
+    for (std::size_t i = 0; i < backbone.n_towers; ++i) {
+        std::vector<TensorInfo> tensors = all.below(tower_names[i]).tensors();
+        for (auto& t : tensors)
+            if (t.name.ends_with(".scale_factor")) t.name.replace(t.name.size() - 12, 12, "gamma");
+        load_tower(be, p.model.towers[i], Checkpoint{all.file(), std::move(tensors)});
+    }
+    load(be, p.model.projector, all.below("projector"), NameMap{}.prefix("0", "fc1").prefix("2", "fc2").prefix("4", "fc3"));
+    load_language_model(be, p.model.llm, llm);
+    for (const TensorInfo& t : all.tensors())
+        if (!t.name.starts_with("language_model.") && !t.name.starts_with("projector.") && !t.name.starts_with(tower_names[0] + ".") &&
+            !(backbone.fused() && t.name.starts_with(tower_names[1] + ".")))
+            throw LoadError{t.file, "tensor '" + t.name + "' belongs to no part of the model"};
+    if (std::filesystem::exists(folder / "dataset_statistics.json"))
+        p.action_statistics = read_action_statistics(ConfigReader::open(folder / "dataset_statistics.json"));
+    else if (config.has("norm_stats")) p.action_statistics = read_action_statistics(config.object("norm_stats"));
+    return p;
+}
+
+template <Backend B>
+Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const PretrainedOptions& options) {
+    const auto config = ConfigReader::open(folder / "config.json");
+    const auto vision = config.object("vision_config");
+    vision.choice("model_type", {"clip_vision_model"});
+    config.choice("projector_hidden_act", {"gelu"}, "gelu");
+    config.choice("vision_feature_select_strategy", {"default"}, "default");
+    config.integer("vision_feature_layer", -2, -2, -2);
+    VitConfig vit = vit::clip_l14(vision.count("image_size", 336, 1 << 16));
+    vit.patch_size = vision.count("patch_size", 14, 1 << 12);
+    vit.d_model = vision.count("hidden_size", 1024);
+    vit.n_layers = vision.count("num_hidden_layers", 24, 4096);
+    vit.n_heads = vision.count("num_attention_heads", 16);
+    vit.d_ff = vision.count("intermediate_size", 4096);
+    if (vit.d_model % vit.n_heads != 0) vision.refuse("num_attention_heads", "a divisor of hidden_size");
+    const std::string act = vision.choice("hidden_act", {"quick_gelu", "gelu"}, "quick_gelu");
+    vit.act = act == "gelu" ? Activation::gelu_erf : Activation::quick_gelu;
+
+    PrismaticConfig c{.model_id = "llava-1.5", .vision_backbone_id = "clip-vit-l-336px", .llm_backbone_id = "llava-1.5-7b-hf", .towers = {}, .projector = ProjectorKind::gelu_mlp, .llm = {}};
+    c.towers.push_back({"clip", vit, {.stats = statistics::clip, .strategy = Resize::crop, .size = vit.image_size, .margin = Margin::floor}});
+    Json text = config.object("text_config").json();
+    if (!text.contains("model_type")) text["model_type"] = "llama";
+    c.llm = language_model_config(ConfigReader{std::move(text), config.file() + ": text_config"});
+
+    Checkpoint all = Checkpoint::open(folder, options.mode);
+    // Newer writers put "model." in front of every part and the head outside of it.
+    const bool       newer = all.find("model.multi_modal_projector.linear_1.weight") != nullptr;
+    const Checkpoint parts = newer ? all.below("model") : all;
+    Checkpoint       llm = parts.below("language_model");
+    if (newer) {
+        std::vector<TensorInfo> tensors;
+        for (TensorInfo t : llm.tensors()) t.name = "model." + t.name, tensors.push_back(std::move(t));
+        if (const TensorInfo* head = all.find("lm_head.weight")) tensors.push_back(*head);
+        llm = Checkpoint{all.file(), std::move(tensors)};
+    }
+    take_vocabulary(c.llm, llm);
+
+    Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
+    p.image_token = static_cast<std::int32_t>(config.integer("image_token_index", 0, 1 << 24, 32000));
+    load_tower(be, p.model.towers[0], parts.below("vision_tower"));
+    load(be, p.model.projector, parts.below("multi_modal_projector"), NameMap{}.prefix("0", "linear_1").prefix("2", "linear_2"));
+    load_language_model(be, p.model.llm, llm);
+    return p;
+}
+
+}  // namespace detail
+
+/// Opens a vision-language model folder: a Prismatic run (with vision/<tower>/ and llm/ in it, or named by the options),
+/// or the Hugging Face form of Prismatic, OpenVLA or LLaVA-1.5. Weights stay in their files and formats. Throws
+/// LoadError, FormatError or ConfigError.
+template <Backend B>
+Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const PretrainedOptions& options = {}) {
+    switch (layout_of(folder)) {
+        case Layout::prismatic_run: return detail::open_prismatic_run(be, folder, options);
+        case Layout::openvla: return detail::open_openvla(be, folder, options);
+        case Layout::llava: return detail::open_llava(be, folder, options);
+        case Layout::language_model: throw LoadError{folder.string(), "is a language model alone: open it with language_model_from_pretrained"};
+        case Layout::tower: break;
+    }
+    throw LoadError{folder.string(), "is a vision tower alone: open it with tower_from_pretrained"};
+}
+
+/// A decoder alone, as Hugging Face stores it.
+template <Backend B>
+struct PretrainedLanguageModel {
+    LanguageModel<B>         llm;
+    std::optional<Tokenizer> tokenizer;
+};
+
+template <Backend B>
+PretrainedLanguageModel<B> language_model_from_pretrained(B& be, const std::filesystem::path& folder, FileMode mode = FileMode::map) {
+    LanguageModelConfig config = language_model_config(ConfigReader::open(folder / "config.json"));
+    const Checkpoint    file = Checkpoint::open(folder, mode);
+    detail::take_vocabulary(config, file);
+    PretrainedLanguageModel<B> p{LanguageModel<B>{config}, detail::open_tokenizer(folder)};
+    load_language_model(be, p.llm, file);
+    return p;
+}
+
+/// A tower alone, in timm's form (config.json and weights), with its transform.
+template <Backend B>
+struct PretrainedTower {
+    Vit<B>         vit;
+    ImageTransform transform;
+};
+
+/// `image_size` 0: as the folder says. Another size resamples the position table.
+template <Backend B>
+PretrainedTower<B> tower_from_pretrained(B& be, const std::filesystem::path& folder, std::size_t image_size = 0, FileMode mode = FileMode::map) {
+    const auto json = ConfigReader::open(folder / "config.json");
+    VitConfig  config = timm_config(json);
+    if (image_size) config.image_size = image_size;
+    if (config.image_size < config.patch_size)
+        throw ConfigError{"image_size", std::to_string(config.image_size), "at least the patch size " + std::to_string(config.patch_size)};
+    ImageTransform transform{.stats = statistics::half, .strategy = Resize::naive, .size = config.image_size};
+    if (json.has("pretrained_cfg") && json.object("pretrained_cfg").has("mean"))
+        transform.stats = detail::read_statistics(json.object("pretrained_cfg"), "mean", "std");
+    PretrainedTower<B> p{Vit<B>{config}, transform};
+    load_tower(be, p.vit, Checkpoint::open(folder, mode));
+    return p;
+}
+
+}  // namespace prism

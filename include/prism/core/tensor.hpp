@@ -70,13 +70,19 @@ inline std::vector<float> to_floats(const TensorInfo& tensor) {
     return values;
 }
 
-/// All values as 64-bit integers, row-major.
+/// All values as 64-bit integers, row-major; fractions are cut off. Throws LoadError for a type that has no numbers and
+/// for a value that no such integer has.
 inline std::vector<std::int64_t> to_integers(const TensorInfo& tensor) {
+    if (tensor.dtype == Dtype::other) throw LoadError{tensor.file, tensor.name, "a readable element type", "another"};
     const TensorInfo          t = contiguous(tensor);
     std::vector<std::int64_t> values(t.elements());
     for (std::size_t i = 0; i < values.size(); ++i) {
-        if (t.dtype == Dtype::i64) std::memcpy(&values[i], t.data + i * 8, 8);
-        else values[i] = static_cast<std::int64_t>(read_element(t.dtype, t.data + i * item_bytes(t.dtype)));
+        const std::byte* p = t.data + i * item_bytes(t.dtype);
+        const double     x = read_element(t.dtype, p);
+        if (!(x >= -0x1p63 && x < 0x1p63) && t.dtype != Dtype::i64)
+            throw LoadError{t.file, t.name, "integers of 64 bits", std::to_string(x)};
+        if (item_bytes(t.dtype) == sizeof(std::int64_t) && t.dtype != Dtype::f64) std::memcpy(&values[i], p, sizeof values[i]);
+        else values[i] = static_cast<std::int64_t>(x);
     }
     return values;
 }

@@ -38,8 +38,8 @@ struct AskOptions {
 
 struct Answer {
     std::string               prompt;  // as the tokenizer got it
-    std::vector<std::int32_t> input_ids, output_ids;
-    std::string               text;    // control tokens left out, white space around it removed
+    std::vector<std::int32_t> input_ids{}, output_ids{};
+    std::string               text{};  // control tokens left out, white space around it removed
     Stop                      stop = Stop::max_new_tokens;
     double                    vision_s = 0, prefill_s = 0, decode_s = 0;
 };
@@ -142,7 +142,7 @@ public:
 
 private:
     Answer complete(std::string prompt, std::vector<std::int32_t> ids, const AskOptions& options) {
-        Answer answer{.prompt = std::move(prompt), .input_ids = ids, .output_ids = {}, .text = {}, .vision_s = std::exchange(vision_s_, 0)};
+        Answer answer{.prompt = std::move(prompt), .input_ids = ids, .vision_s = std::exchange(vision_s_, 0)};
         auto             stream = parts_.tokenizer.stream();
         std::string      text;
         bool             going = true;

@@ -46,8 +46,8 @@ inline std::vector<double> unnormalise(std::span<const std::int32_t> ids, const 
 
 struct Action {
     std::string               prompt;
-    std::vector<std::int32_t> input_ids, token_ids;
-    std::vector<double>       values;
+    std::vector<std::int32_t> input_ids{}, token_ids{};
+    std::vector<double>       values{};  // un-normalised
     double                    vision_s = 0, prefill_s = 0, decode_s = 0;
 };
 

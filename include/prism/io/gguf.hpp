@@ -231,7 +231,9 @@ public:
     /// Of an array, or the one value.
     std::vector<std::int64_t> integers() const {
         if (type_ == Type::text || type_ == Type::f32 || type_ == Type::f64) wrong("integers");
-        std::vector<std::int64_t> values = to_integers(tensor());
+        TensorInfo t = tensor();
+        if (t.dtype == Dtype::u64) t.dtype = Dtype::i64;  // the same bytes; what is too large comes out negative
+        std::vector<std::int64_t> values = to_integers(t);
         if (type_ == Type::u64 && std::ranges::any_of(values, [](std::int64_t v) { return v < 0; }))
             wrong("integers below 2^63");
         return values;

@@ -96,9 +96,9 @@ struct Pretrained {
     std::optional<Tokenizer>                tokenizer;
     std::string                             prompt_style;          // a name that prompt_builder_for knows
     std::size_t                             picture_at = 1;        // before which token of a prompt the picture stands
-    std::optional<std::int32_t>             image_token;           // LLaVA: the token that the picture replaces
-    std::map<std::string, ActionStatistics> action_statistics;     // by dataset; OpenVLA
-    ActionVocabulary                        action_vocabulary;
+    std::optional<std::int32_t>             image_token{};           // LLaVA: the token that the picture replaces
+    std::map<std::string, ActionStatistics> action_statistics{};   // by dataset; OpenVLA
+    ActionVocabulary                        action_vocabulary{};
 
     PromptBuilder prompts() const { return prompt_builder_for(prompt_style); }
 };

@@ -164,7 +164,8 @@ TEST_CASE("io/gguf: every damaged form is refused or read") {
     damage(example(), [](const std::string& bytes) {
         const Gguf file = read(bytes);
         for (const auto& t : file.tensors()) to_floats(t);
-        for (const auto& [key, value] : file.metadata()) {
+        for (const auto& pair : file.metadata()) {
+            const GgufValue& value = pair.second;
             if (value.type() == GgufValue::Type::text) value.texts();
             else value.reals();
             message([&] { value.integers(); });

@@ -18,22 +18,26 @@ TEST_CASE("io/json: values come through as they are written") {
 }
 
 TEST_CASE("io/json: what is not JSON is a FormatError at its byte") {
-    for (const auto& [text, byte] : std::vector<std::pair<std::string, std::uint64_t>>{{"", 0},
-                                                                                       {"[1, 2", 5},
-                                                                                       {"{\"a\" 1}", 5},
-                                                                                       {"nul", 3},
-                                                                                       {"[1] x", 4},
-                                                                                       {"\"\xff\"", 1},
-                                                                                       {"[1e999]", 5},
-                                                                                       {"\"\\ud800\"", 7},
-                                                                                       {"[01]", 2}}) {
-        INFO(text);
+    struct Case {
+        std::string   text;
+        std::uint64_t byte;
+    };
+    for (const Case& bad : std::vector<Case>{{"", 0},
+                                             {"[1, 2", 5},
+                                             {"{\"a\" 1}", 5},
+                                             {"nul", 3},
+                                             {"[1] x", 4},
+                                             {"\"\xff\"", 1},
+                                             {"[1e999]", 5},
+                                             {"\"\\ud800\"", 7},
+                                             {"[01]", 2}}) {
+        INFO(bad.text);
         try {
-            parse_json(text, "x.json");
+            parse_json(bad.text, "x.json");
             CHECK(false);
         } catch (const FormatError& e) {
             CHECK(e.file == "x.json");
-            CHECK(e.byte == byte);
+            CHECK(e.byte == bad.byte);
         }
     }
 }

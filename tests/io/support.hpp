@@ -90,7 +90,7 @@ std::string message(Use&& use) {
     return {};
 }
 
-/// The `use` of every damaged form of `good`: cut at each byte, each byte inverted, each bit of it turned over. It has
+/// The `use` of every damaged form of `good`: cut at each byte, each byte inverted, some bits of it turned over. It has
 /// to succeed or throw a prism::Error. Cuts must not succeed, unless `may_be_cut`.
 template <class Use>
 void damage(const std::string& good, Use&& use) {
@@ -100,7 +100,7 @@ void damage(const std::string& good, Use&& use) {
         CHECK_FALSE(what.empty());
     }
     for (std::size_t at = 0; at < good.size(); ++at)
-        for (const int mask : {0xff, 0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80}) {
+        for (const int mask : {0xff, 0x01, 0x10, 0x80}) {
             std::string bad = good;
             bad[at] = static_cast<char>(bad[at] ^ mask);
             message([&] { use(bad); });

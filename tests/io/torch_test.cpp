@@ -80,21 +80,22 @@ TEST_CASE("io/torch: all encodings of the reference hold the same tensors") {
         const auto folder = root / "formats";
         if (!std::filesystem::exists(folder / "expected.safetensors")) continue;
         const auto expected = by_name(read_safetensors(folder / "expected.safetensors").tensors);
-        const std::map<std::string, std::pair<std::string, std::size_t>> files{{"state_dict.pt", {"", 13}},
-                                                                               {"nested.pt", {"model.part.", 13}},
-                                                                               {"parameters.pt", {"", 10}},
-                                                                               {"protocol4.pt", {"", 13}},
-                                                                               {"legacy.pt", {"", 13}}};
-        for (const auto& [file, expectation] : files)
+        struct Encoding {
+            std::string file, prefix;
+            std::size_t n_tensors;
+        };
+        for (const Encoding& encoding :
+             {Encoding{"state_dict.pt", "", 13}, Encoding{"nested.pt", "model.part.", 13},
+              Encoding{"parameters.pt", "", 10}, Encoding{"protocol4.pt", "", 13}, Encoding{"legacy.pt", "", 13}})
             for (const auto mode : {FileMode::map, FileMode::copy}) {
-                if (!std::filesystem::exists(folder / file)) continue;
-                INFO(root.string(), " ", file);
-                const auto tensors = read_torch(folder / file, mode);
-                CHECK(tensors.size() == expectation.second);
+                if (!std::filesystem::exists(folder / encoding.file)) continue;
+                INFO(root.string(), " ", encoding.file);
+                const auto tensors = read_torch(folder / encoding.file, mode);
+                CHECK(tensors.size() == encoding.n_tensors);
                 for (const auto& t : tensors) {
                     INFO(t.name);
-                    REQUIRE(t.name.starts_with(expectation.first));
-                    CHECK(same(t, expected.at(t.name.substr(expectation.first.size()))));
+                    REQUIRE(t.name.starts_with(encoding.prefix));
+                    CHECK(same(t, expected.at(t.name.substr(encoding.prefix.size()))));
                     CHECK(t.stride.empty() ==
                           (t.name.find("transposed") == t.name.npos && t.name.find("column") == t.name.npos &&
                            t.name.find("every_second_row") == t.name.npos));
@@ -157,13 +158,13 @@ TEST_CASE("io/torch: wrapped tensors, sizes, devices, ordered dicts of pairs and
 }
 
 TEST_CASE("io/torch: a global outside the list is named with its offset, and never called") {
-    for (const auto& [module, name] :
-         std::vector<std::pair<std::string, std::string>>{{"os", "system"},
-                                                          {"builtins", "eval"},
-                                                          {"__builtin__", "getattr"},
-                                                          {"torch", "ComplexFloatStorage"},
-                                                          {"torch", "load"},
-                                                          {"torch.nn.modules.linear", "Linear"}}) {
+    for (const auto& pair : std::vector<std::pair<std::string, std::string>>{{"os", "system"},
+                                                                             {"builtins", "eval"},
+                                                                             {"__builtin__", "getattr"},
+                                                                             {"torch", "ComplexFloatStorage"},
+                                                                             {"torch", "load"},
+                                                                             {"torch.nn.modules.linear", "Linear"}}) {
+        const std::string module = pair.first, name = pair.second;
         const std::string what = message<FormatError>(
             [&] { read(saved(proto + global(module, name) + text("touch x") + "\x85" + reduce + stop)); });
         CHECK(says(what, "'" + module + " " + name + "'"));

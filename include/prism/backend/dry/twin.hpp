@@ -9,7 +9,8 @@ namespace prism {
 
 /// The model of the same template and configuration on `Dry`. A model has a member or function `config`, or its default
 /// constructor makes the same composition.
-template <template <Backend> class M, Backend B>
+// Unconstrained: Clang 14 crashes on `template <Backend> class M`.
+template <template <class> class M, class B>
 M<Dry> dry_twin(const M<B>& model) {
     if constexpr (requires { M<Dry>{model.config()}; }) return M<Dry>{model.config()};
     else if constexpr (requires { M<Dry>{model.config}; }) return M<Dry>{model.config};

@@ -11,6 +11,7 @@
 #include "prism/backend/dry/twin.hpp"
 #include "prism/fusion/projector.hpp"
 #include "prism/fusion/splice.hpp"
+#include "prism/generate/ask_batch.hpp"
 #include "prism/generate/batch.hpp"
 #include "prism/generate/chat.hpp"
 #include "prism/generate/policy.hpp"

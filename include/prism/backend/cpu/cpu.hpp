@@ -45,8 +45,9 @@ public:
         : isa_(std::min(options.isa, best_isa())), kernels_(&cpu::kernels_for(isa_)),
           pool_(options.threads ? options.threads : physical_cores()) {}
 
-    std::size_t threads() const { return pool_.size(); }
-    Isa         isa() const { return isa_; }
+    std::size_t         threads() const { return pool_.size(); }
+    Isa                 isa() const { return isa_; }
+    const cpu::Kernels& kernels() const { return *kernels_; }
 
     /// body(begin, end) for [0, n) in pieces of `piece`, on all threads.
     template <class Body>

@@ -65,6 +65,9 @@ struct Kernels {
     void (*rope)(float* x, std::size_t n_heads, std::size_t head_dim, const float* cos, const float* sin, std::size_t n_angles);
     void (*attend)(const AttendTile&);
     void (*attend_row)(const AttendTile&);
+    float (*burst)(std::size_t n);
+    float (*read_all)(const float* x, std::size_t n);
+    double burst_flops;  // of one round of burst
 };
 
 /// Scratch of one thread for one tile, taken when the thread runs its first.

@@ -432,12 +432,43 @@ inline void rope_row(float* x, std::size_t n_heads, std::size_t head_dim, const 
     }
 }
 
+// -------------------------------------------------------------------------------------------------------------- limits
+
+inline constexpr int chains = 12;  // enough independent sums to hide the latency of an addition
+
+/// n rounds of multiplications and additions that wait for nothing: what the processor can do at most.
+inline float burst(std::size_t n) {
+    F sums[chains];
+    for (F& s : sums) s = set1(0);
+    const F a = set1(1.0001f), b = set1(0.5f);
+    for (std::size_t i = 0; i < n; ++i) {
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sums[j] = fma(sums[j], a, b);
+    }
+    F all = sums[0];
+    for (int j = 1; j < chains; ++j) all = add(all, sums[j]);
+    return sum(all);
+}
+
+/// The sum of n values: as fast as memory gives them.
+inline float read_all(const float* x, std::size_t n) {
+    F sums[chains];
+    for (F& s : sums) s = set1(0);
+    for (std::size_t i = 0; i + chains * lanes <= n; i += chains * lanes) {
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sums[j] = add(sums[j], load(x + i + static_cast<std::size_t>(j) * lanes));
+    }
+    F all = sums[0];
+    for (int j = 1; j < chains; ++j) all = add(all, sums[j]);
+    return sum(all);
+}
+
 inline const Kernels& kernels() {
     static constexpr Kernels table{panel,
                                    {gemm<float>, gemm<bf16_t>, gemm<fp16_t>},
                                    {gemv_any<float>, gemv_any<bf16_t>, gemv_any<fp16_t>},
                                    {widen_row<float>, widen_row<bf16_t>, widen_row<fp16_t>},
                                    layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row,
-                                   rope_row, attend, attend_row};
+                                   rope_row, attend, attend_row, burst, read_all, 2.0 * chains * lanes};
     return table;
 }

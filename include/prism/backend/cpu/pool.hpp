@@ -76,7 +76,7 @@ public:
             return;
         }
         std::lock_guard caller(callers_);  // one loop at a time, also when several threads share the backend
-        Loop            loop{n, piece, n_pieces, &body, [](void* b, std::size_t begin, std::size_t end) {
+        Loop            loop{n, piece, n_pieces, const_cast<void*>(static_cast<const void*>(&body)), [](void* b, std::size_t begin, std::size_t end) {
                       (*static_cast<std::remove_reference_t<Body>*>(b))(begin, end);
                   }};
         {

@@ -47,14 +47,14 @@ public:
         if (missing_.empty() && unused.empty() && mismatched_.size() == 1)
             throw LoadError{file_->file(), mismatched_[0].name, mismatched_[0].expected, mismatched_[0].found};
 
-        std::string problem = "the weights do not fit the model:";
+        std::string problem = "the weights do not fit the model";
         int         hints = 8;  // looking for one costs about the product of all lengths
         list(problem, "missing", missing_, [&](const Entry& e) {
             const auto near = hints-- > 0 ? nearest_name(e.name, unused) : std::nullopt;
-            return e.name + " " + e.expected + (near ? " (the file has '" + *near + "')" : "");
+            return "'" + e.name + "' " + e.expected + (near ? " (the file has '" + *near + "')" : "");
         });
-        list(problem, "unexpected", unused, [](const std::string& name) { return name; });
-        list(problem, "of another shape", mismatched_, [](const Entry& e) { return e.name + ": expected " + e.expected + ", found " + e.found; });
+        list(problem, "unexpected", unused, [](const std::string& name) { return "'" + name + "'"; });
+        list(problem, "of another shape", mismatched_, [](const Entry& e) { return "'" + e.name + "' (expected " + e.expected + ", found " + e.found + ")"; });
         throw LoadError{file_->file(), problem};
     }
 
@@ -66,8 +66,12 @@ private:
     template <class Items, class Text>
     static void list(std::string& out, const char* title, const Items& items, Text text) {
         if (items.empty()) return;
-        out += "\n  " + std::to_string(items.size()) + " " + title + ":";
-        for (const auto& item : items) out += "\n    " + text(item);
+        out += "; " + std::to_string(items.size()) + " " + title + ":";
+        std::string_view between = " ";
+        for (const auto& item : items) {
+            out += std::string(between) + text(item);
+            between = ", ";
+        }
     }
 
     const Checkpoint*               file_;

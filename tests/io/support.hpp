@@ -122,6 +122,7 @@ struct Zipped {
     std::uint64_t lie_about_bytes = 0;   // added to the size
     std::uint32_t lie_about_crc = 0;     // added to the checksum
     std::uint64_t lie_about_offset = 0;  // added to the local header's offset
+    bool          zip64 = false;
 };
 
 /// An archive as PyTorch writes it: sizes in the directory only, and always a zip64 record.
@@ -147,10 +148,13 @@ inline std::string zip(const std::vector<Zipped>& files) {
         const std::string local = f.local_name.empty() ? f.name : f.local_name;
         out += "PK\x03\x04" + u16(0) + u16(f.flags) + u16(f.method) + u32(0) + u32(0) + u32(0) + u32(0) +
                u16(local.size()) + u16(0) + local + packed;
+        // Archives beyond 4 GiB keep these three in an extra field, and 0xffffffff in their place.
+        const std::uint64_t bytes = f.content.size() + f.lie_about_bytes, offset = at + f.lie_about_offset;
+        const std::string   extra = f.zip64 ? u16(1) + u16(24) + u64(bytes) + u64(packed.size()) + u64(offset) : "";
+        const auto          small = [&](std::uint64_t n) { return u32(f.zip64 ? 0xffffffff : n); };
         directory += "PK\x01\x02" + u16(0) + u16(0) + u16(f.flags) + u16(f.method) + u32(0) +
-                     u32(crc + f.lie_about_crc) + u32(packed.size()) + u32(f.content.size() + f.lie_about_bytes) +
-                     u16(f.name.size()) + u16(0) + u16(0) + u16(0) + u16(0) + u32(0) + u32(at + f.lie_about_offset) +
-                     f.name;
+                     u32(crc + f.lie_about_crc) + small(packed.size()) + small(bytes) + u16(f.name.size()) +
+                     u16(extra.size()) + u16(0) + u16(0) + u16(0) + u32(0) + small(offset) + f.name + extra;
     }
     const std::uint64_t at = out.size(), n = files.size();
     out += directory;

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -193,13 +194,14 @@ inline Safetensors read_safetensors(const std::filesystem::path& path, FileMode 
     return read_safetensors(MappedFile::open(path, mode));
 }
 
-/// Writes the file that the original writes, byte for byte: tensors by type, widest first, then by name. The file
-/// appears whole or not at all. Throws LoadError for a name that stands twice or is no UTF-8, for bytes that do not
-/// match the shape, for Dtype::other, and when the disk fails.
-inline void write_safetensors(const std::filesystem::path& path, std::span<const TensorData> tensors,
-                              const std::map<std::string, std::string>& metadata = {}) {
-    const std::string file = path.string();
-    const auto        place = [](const TensorData& t) {
+/// Calls write(bytes), piece by piece, with the file that the original writes, byte for byte: tensors by type, widest
+/// first, then by name. `file` is for messages. Throws LoadError, before the first piece, for a name that stands twice or
+/// is no UTF-8, for bytes that do not match the shape, and for Dtype::other.
+template <class Write>
+    requires std::invocable<Write&, std::span<const std::byte>>
+void write_safetensors(Write&& write, const std::string& file, std::span<const TensorData> tensors,
+                       const std::map<std::string, std::string>& metadata = {}) {
+    const auto place = [](const TensorData& t) {
         return std::ranges::find(detail::safetensors_types, t.dtype, &detail::SafetensorsType::dtype);
     };
     std::vector<const TensorData*> order;
@@ -230,11 +232,17 @@ inline void write_safetensors(const std::filesystem::path& path, std::span<const
     }
     text.resize((text.size() + 7) / 8 * 8, ' ');  // so that every tensor is aligned for its type
 
-    NewFile             out{path};
     const std::uint64_t header_bytes = text.size();
-    out.write(std::as_bytes(std::span{&header_bytes, 1}));
-    out.write(text);
-    for (const TensorData* t : order) out.write(t->bytes);
+    write(std::as_bytes(std::span{&header_bytes, 1}));
+    write(std::as_bytes(std::span{text}));
+    for (const TensorData* t : order) write(t->bytes);
+}
+
+/// Writes such a file; it appears whole or not at all. Also throws LoadError when the disk fails.
+inline void write_safetensors(const std::filesystem::path& path, std::span<const TensorData> tensors,
+                              const std::map<std::string, std::string>& metadata = {}) {
+    NewFile out{path};
+    write_safetensors([&](std::span<const std::byte> bytes) { out.write(bytes); }, path.string(), tensors, metadata);
     out.commit();
 }
 

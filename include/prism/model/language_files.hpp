@@ -98,13 +98,22 @@ inline bool ignored_language_tensor(std::string_view name) {
     return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.masked_bias");
 }
 
-/// Fills a decoder from tensors named as in Hugging Face's files. A tied head that is stored all the same is passed over.
+/// Has a decoder filled from tensors named as in Hugging Face's files. A tied head that is stored all the same is passed
+/// over.
 template <Backend B>
-void load_language_model(B& be, LanguageModel<B>& llm, const Checkpoint& file) {
+void add_language_model(Loading<B>& loading, LanguageModel<B>& llm, Checkpoint file) {
     const bool tied = std::visit([](const auto& c) { return c.tied_embeddings; }, llm.config());
-    load(be, llm, file, {}, [tied](std::string_view name) {
+    loading.add(llm, std::move(file), {}, [tied](std::string_view name) {
         return ignored_language_tensor(name) || (tied && name == "lm_head.weight");
     });
+}
+
+/// The same at once. Throws LoadError.
+template <Backend B>
+void load_language_model(B& be, LanguageModel<B>& llm, const Checkpoint& file) {
+    Loading<B> loading{be};
+    add_language_model(loading, llm, file);
+    loading.finish();
 }
 
 }  // namespace prism

@@ -8,8 +8,11 @@
 #include "prism/io/checkpoint.hpp"
 #include "prism/io/name_map.hpp"
 
+#include <algorithm>
 #include <cstddef>
+#include <deque>
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -20,14 +23,14 @@ namespace prism {
 /// Tensors of a file that no module asks for and nobody misses, by name.
 using IgnoredTensors = std::function<bool(std::string_view name)>;
 
-/// Who met whom: each tensor of the file and each parameter has to meet exactly one partner.
+/// Who met whom: each tensor of a file and each parameter has to meet exactly one partner.
 class Ledger {
 public:
-    explicit Ledger(const Checkpoint& file, IgnoredTensors ignored = {}) : file_(&file), ignored_(std::move(ignored)) {}
+    explicit Ledger(Checkpoint file, IgnoredTensors ignored = {}) : file_(std::move(file)), ignored_(std::move(ignored)) {}
 
     /// The tensor of that name if it has this shape; else null, and the difference is on record.
     const TensorInfo* match(const std::string& name, const std::vector<std::size_t>& shape) {
-        const TensorInfo* tensor = file_->find(name);
+        const TensorInfo* tensor = file_.find(name);
         if (!tensor) {
             missing_.push_back({name, to_string(shape)});
             return nullptr;
@@ -38,25 +41,28 @@ public:
         return nullptr;
     }
 
-    /// Throws LoadError when anything was left without a partner: of one shape with its members set, of more as a list.
-    void settle() const {
+    /// What was left without a partner, as one clause; empty when nothing was.
+    std::string problem() const {
         std::vector<std::string> unused;
-        for (const TensorInfo& t : file_->tensors())
+        for (const TensorInfo& t : file_.tensors())
             if (!used_.contains(t.name) && !(ignored_ && ignored_(t.name))) unused.push_back(t.name);
-        if (missing_.empty() && mismatched_.empty() && unused.empty()) return;
-        if (missing_.empty() && unused.empty() && mismatched_.size() == 1)
-            throw LoadError{file_->file(), mismatched_[0].name, mismatched_[0].expected, mismatched_[0].found};
-
-        std::string problem = "the weights do not fit the model";
+        std::string text;
         int         hints = 8;  // looking for one costs about the product of all lengths
-        list(problem, "missing", missing_, [&](const Entry& e) {
+        list(text, "missing", missing_, [&](const Entry& e) {
             const auto near = hints-- > 0 ? nearest_name(e.name, unused) : std::nullopt;
             return "'" + e.name + "' " + e.expected + (near ? " (the file has '" + *near + "')" : "");
         });
-        list(problem, "unexpected", unused, [](const std::string& name) { return "'" + name + "'"; });
-        list(problem, "of another shape", mismatched_, [](const Entry& e) { return "'" + e.name + "' (expected " + e.expected + ", found " + e.found + ")"; });
-        throw LoadError{file_->file(), problem};
+        list(text, "unexpected", unused, [](const std::string& name) { return "'" + name + "'"; });
+        list(text, "of another shape", mismatched_, [](const Entry& e) { return "'" + e.name + "' (expected " + e.expected + ", found " + e.found + ")"; });
+        return text;
     }
+
+    /// Throws LoadError with its members set when all that is wrong is one tensor's shape.
+    void throw_if_one_shape() const {
+        if (missing_.empty() && mismatched_.size() == 1) throw LoadError{file(), mismatched_[0].name, mismatched_[0].expected, mismatched_[0].found};
+    }
+
+    const std::string& file() const { return file_.file(); }
 
 private:
     struct Entry {
@@ -66,7 +72,7 @@ private:
     template <class Items, class Text>
     static void list(std::string& out, const char* title, const Items& items, Text text) {
         if (items.empty()) return;
-        out += "; " + std::to_string(items.size()) + " " + title + ":";
+        out += (out.empty() ? "" : "; ") + std::to_string(items.size()) + " " + title + ":";
         std::string_view between = " ";
         for (const auto& item : items) {
             out += std::string(between) + text(item);
@@ -74,10 +80,69 @@ private:
         }
     }
 
-    const Checkpoint*               file_;
+    Checkpoint                      file_;
     IgnoredTensors                  ignored_;
     std::unordered_set<std::string> used_;
     std::vector<Entry>              missing_, mismatched_;
+};
+
+/// Fills several modules from several files, or none of them.
+///
+///     Loading<B> loading{be};
+///     loading.add(vit, tower_file);
+///     loading.add(llm, llm_file);
+///     loading.finish();
+template <Backend B>
+class Loading {
+public:
+    explicit Loading(B& be) : be_(&be) {}
+
+    /// Looks up every parameter of `module`, which has to stay where it is until finish(). `rename` turns the module's
+    /// names into the file's.
+    template <class M>
+    void add(M& module, Checkpoint file, const NameMap& rename = {}, const IgnoredTensors& ignored = {}) {
+        Ledger&                        ledger = ledgers_.emplace_back(std::move(file), ignored);
+        std::vector<const TensorInfo*> tensors;  // in the order of visit
+        visit(module, [&](const std::string& path, const auto& param) {
+            if (!param.shape().empty()) tensors.push_back(ledger.match(rename(path), param.shape()));
+        });
+        binds_.push_back([be = be_, &module, tensors = std::move(tensors)] {
+            auto next = tensors.begin();
+            visit(module, [&](const std::string&, auto& param) {
+                if (!param.shape().empty()) param.bind(*be, **next++);  // CPU: points into the mapped file; CUDA: uploads
+            });
+        });
+    }
+
+    /// Tensors of `file` whose names begin with none of `prefixes` belong to no module.
+    void expect_only(const Checkpoint& file, std::initializer_list<std::string_view> prefixes) {
+        std::vector<TensorInfo> others;
+        for (const TensorInfo& t : file.tensors())
+            if (std::none_of(prefixes.begin(), prefixes.end(), [&](std::string_view p) { return t.name.starts_with(p); })) others.push_back(t);
+        ledgers_.emplace_back(Checkpoint{file.file(), std::move(others)});
+    }
+
+    /// Throws LoadError that lists all missing, unexpected and differently shaped tensors of all files; the modules are
+    /// then unchanged. Otherwise each tensor and each parameter has met exactly one partner.
+    void finish() {
+        std::string   problems;
+        const Ledger* first = nullptr;
+        std::size_t   n = 0;
+        for (const Ledger& ledger : ledgers_) {
+            const std::string problem = ledger.problem();
+            if (problem.empty()) continue;
+            if (n++ == 0) first = &ledger, problems = problem;
+            else problems += "; in " + ledger.file() + ": " + problem;
+        }
+        if (n == 1 && problems.starts_with("1 of another shape")) first->throw_if_one_shape();
+        if (n > 0) throw LoadError{first->file(), "the weights do not fit the model: " + problems};
+        for (const auto& bind : binds_) bind();
+    }
+
+private:
+    B*                                 be_;
+    std::deque<Ledger>                 ledgers_;  // a deque: tensors are pointed to
+    std::vector<std::function<void()>> binds_;
 };
 
 /// Fills every parameter of `module`. On return each tensor of the file and each parameter has met exactly one partner;
@@ -85,16 +150,9 @@ private:
 /// Throws LoadError that lists all missing, unexpected and differently shaped tensors; the module is then unchanged.
 template <Backend B, class M>
 void load(B& be, M& module, const Checkpoint& file, const NameMap& rename = {}, const IgnoredTensors& ignored = {}) {
-    Ledger                         ledger{file, ignored};
-    std::vector<const TensorInfo*> tensors;  // in the order of visit
-    visit(module, [&](const std::string& path, const auto& param) {
-        if (!param.shape().empty()) tensors.push_back(ledger.match(rename(path), param.shape()));
-    });
-    ledger.settle();
-    auto next = tensors.begin();
-    visit(module, [&](const std::string&, auto& param) {
-        if (!param.shape().empty()) param.bind(be, **next++);  // CPU: points into the mapped file; CUDA: uploads
-    });
+    Loading<B> loading{be};
+    loading.add(module, file, rename, ignored);
+    loading.finish();
 }
 
 /// Parameters of a module, those that are absent by configuration not counted.

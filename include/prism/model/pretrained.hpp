@@ -214,9 +214,12 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
 
     Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(llm_dir), .prompt_style = c.llm_backbone_id};
     if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
-    for (std::size_t i = 0; i < tower_files.size(); ++i) load_tower(be, p.model.towers[i], tower_files[i]);
-    load(be, p.model.projector, projector);
-    load_language_model(be, p.model.llm, llm);
+    Loading<B> loading{be};
+    for (std::size_t i = 0; i < tower_files.size(); ++i) add_tower(loading, p.model.towers[i], tower_files[i]);
+    loading.add(p.model.projector, projector);
+    add_language_model(loading, p.model.llm, llm);
+    loading.expect_only(run, {"model.projector.projector.", "model.llm_backbone.llm.", "model.vision_backbone.", "optimizer."});
+    loading.finish();
     if (std::filesystem::exists(folder / "dataset_statistics.json"))
         p.action_statistics = read_action_statistics(ConfigReader::open(folder / "dataset_statistics.json"));
     return p;
@@ -291,19 +294,18 @@ Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const Pre
     p.action_vocabulary = {.size = vocab > padding ? vocab - padding : vocab, .n_bins = config.count("n_action_bins", 256, 1 << 16)};
     if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
 
+    Loading<B>                       loading{be};
     const std::array<std::string, 2> tower_names{"vision_backbone.featurizer", "vision_backbone.fused_featurizer"};
     for (std::size_t i = 0; i < backbone.n_towers; ++i) {
         std::vector<TensorInfo> tensors = all.below(tower_names[i]).tensors();
         for (auto& t : tensors)
             if (t.name.ends_with(".scale_factor")) t.name.replace(t.name.size() - 12, 12, "gamma");
-        load_tower(be, p.model.towers[i], Checkpoint{all.file(), std::move(tensors)});
+        add_tower(loading, p.model.towers[i], Checkpoint{all.file(), std::move(tensors)});
     }
-    load(be, p.model.projector, all.below("projector"), NameMap{}.prefix("0", "fc1").prefix("2", "fc2").prefix("4", "fc3"));
-    load_language_model(be, p.model.llm, llm);
-    for (const TensorInfo& t : all.tensors())
-        if (!t.name.starts_with("language_model.") && !t.name.starts_with("projector.") && !t.name.starts_with(tower_names[0] + ".") &&
-            !(backbone.fused() && t.name.starts_with(tower_names[1] + ".")))
-            throw LoadError{t.file, "tensor '" + t.name + "' belongs to no part of the model"};
+    loading.add(p.model.projector, all.below("projector"), NameMap{}.prefix("0", "fc1").prefix("2", "fc2").prefix("4", "fc3"));
+    add_language_model(loading, p.model.llm, llm);
+    loading.expect_only(all, {"language_model.", "projector.", "vision_backbone.featurizer.", backbone.fused() ? "vision_backbone.fused_featurizer." : "projector."});
+    loading.finish();
     if (std::filesystem::exists(folder / "dataset_statistics.json"))
         p.action_statistics = read_action_statistics(ConfigReader::open(folder / "dataset_statistics.json"));
     else if (config.has("norm_stats")) p.action_statistics = read_action_statistics(config.object("norm_stats"));
@@ -349,9 +351,12 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
 
     Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
     p.image_token = static_cast<std::int32_t>(config.integer("image_token_index", 0, 1 << 24, 32000));
-    load_tower(be, p.model.towers[0], parts.below("vision_tower"));
-    load(be, p.model.projector, parts.below("multi_modal_projector"), NameMap{}.prefix("0", "linear_1").prefix("2", "linear_2"));
-    load_language_model(be, p.model.llm, llm);
+    Loading<B> loading{be};
+    add_tower(loading, p.model.towers[0], parts.below("vision_tower"));
+    loading.add(p.model.projector, parts.below("multi_modal_projector"), NameMap{}.prefix("0", "linear_1").prefix("2", "linear_2"));
+    add_language_model(loading, p.model.llm, llm);
+    loading.expect_only(parts, {"vision_tower.", "multi_modal_projector.", "language_model."});
+    loading.finish();
     return p;
 }
 
@@ -370,6 +375,22 @@ Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const 
         case Layout::tower: break;
     }
     throw LoadError{folder.string(), "is a vision tower alone: open it with tower_from_pretrained"};
+}
+
+/// The tokenizer of a model folder of any layout, as the model uses it, without opening any weights; of a folder or file
+/// that holds nothing but a tokenizer, that. Throws LoadError when there is none.
+inline Tokenizer tokenizer_from_pretrained(const std::filesystem::path& path, const PretrainedOptions& options = {}) {
+    if (!std::filesystem::is_directory(path) || !std::filesystem::exists(path / "config.json")) return Tokenizer::open(path);
+    const auto   config = ConfigReader::open(path / "config.json");
+    const Layout layout = layout_of(path);
+    std::string  added_by;  // the language backbone of a model that Prismatic made
+    if (layout == Layout::openvla) added_by = config.text("llm_backbone_id");
+    if (layout == Layout::prismatic_run)
+        added_by = config.has("model") ? config.object("model").text("llm_backbone_id")
+                                       : std::string(registered_model(config.object("vla").text("base_vlm")).llm_backbone_id);
+    Tokenizer tokenizer = Tokenizer::open(layout != Layout::prismatic_run ? path : options.llm_dir.empty() ? path / "llm" : options.llm_dir);
+    if (!added_by.empty()) detail::add_pad_token(tokenizer, added_by);
+    return tokenizer;
 }
 
 /// A decoder alone, as Hugging Face stores it.

@@ -173,10 +173,10 @@ inline Checkpoint timm_named(const Checkpoint& file) {
     return as_checkpoint(std::move(tensors));
 }
 
-/// Fills a tower from a file of any of the namings above. A position table of another grid is resampled. The pooling
-/// head, which features do not need, may be in the file or not.
+/// Has a tower filled from a file of any of the namings above. A position table of another grid is resampled. The
+/// pooling head, which features do not need, may be in the file or not.
 template <Backend B>
-void load_tower(B& be, Vit<B>& vit, const Checkpoint& file) {
+void add_tower(Loading<B>& loading, Vit<B>& vit, const Checkpoint& file) {
     const VitConfig& c = vit.config;
     Checkpoint       named = timm_named(file);
     if (const TensorInfo* table = named.find("pos_embed");
@@ -189,7 +189,15 @@ void load_tower(B& be, Vit<B>& vit, const Checkpoint& file) {
         named = Checkpoint{named.file(), std::move(tensors)};
     }
     if (c.attention_pool && !named.find("attn_pool.latent")) vit.attn_pool = {};
-    load(be, vit, named, {}, [&](std::string_view name) { return name.starts_with("attn_pool.") && !c.attention_pool; });
+    loading.add(vit, std::move(named), {}, [pooled = c.attention_pool](std::string_view name) { return name.starts_with("attn_pool.") && !pooled; });
+}
+
+/// The same at once. Throws LoadError.
+template <Backend B>
+void load_tower(B& be, Vit<B>& vit, const Checkpoint& file) {
+    Loading<B> loading{be};
+    add_tower(loading, vit, file);
+    loading.finish();
 }
 
 /// A configuration with arguments of timm's VisionTransformer put over it. Throws ConfigError.

@@ -25,8 +25,10 @@
 #include "prism/model/load.hpp"
 #include "prism/model/pretrained.hpp"
 #include "prism/model/registry.hpp"
+#include "prism/model/store_as.hpp"
 #include "prism/text/prompt.hpp"
 #include "prism/text/tokenizer.hpp"
+#include "prism/vision/pca.hpp"
 #include "prism/vision/towers.hpp"
 
 namespace prism {

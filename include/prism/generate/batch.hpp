@@ -37,7 +37,7 @@ std::vector<Generated> generate_batch(B& be, const Llm& llm, std::span<const Bat
     std::vector<Stream>    streams;
     const std::size_t      d = llm.d_model(), vocab = llm.vocab_size();
     const std::size_t      n_first = options.first_id, n_scores = options.n_ids ? options.n_ids : vocab;
-    Workspace<B>           ws{be, detail::decoder_workspace_bytes(llm, std::max(chunk, items.size()), items.size())};
+    Workspace<B>           ws{be, reading_cost(llm, std::max(chunk, items.size()), items.size()).workspace_bytes};
     Buffer<typename B::space> last = be.allocate(items.size() * d * sizeof(float));
     const auto last_rows = [&](std::size_t n) { return Mat<B>{last.template as<float>(), {n, d}}; };
 

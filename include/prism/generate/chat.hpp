@@ -19,6 +19,12 @@
 
 namespace prism {
 
+/// A question as the model reads it.
+struct Prompt {
+    std::string               text;  // as the tokenizer got it
+    std::vector<std::int32_t> ids;
+};
+
 /// What a conversation needs besides the model: how text becomes tokens, questions prompts, and pictures pixels.
 struct ChatParts {
     Tokenizer                   tokenizer;
@@ -27,6 +33,29 @@ struct ChatParts {
     std::size_t                 max_tokens = 2048;     // of picture, prompts and answers together
     std::size_t                 llm_max_length = 2048;  // of one prompt's text; longer ones are cut at the end, as in the reference
     std::optional<std::int32_t> image_token = {};      // LLaVA: the token that the picture replaces
+
+    /// A question in the model's own form, after the turns that `prompts` holds. Text that spells a control token stays
+    /// text.
+    Prompt ask(std::string_view question) const {
+        PromptBuilder turn = prompts;
+        turn.add_turn(Role::human, question);
+        return {turn.prompt(), tokenizer.encode(turn.pieces())};
+    }
+    /// A prompt as it stands. Control tokens that it spells are control tokens.
+    Prompt raw(std::string_view prompt) const { return {std::string(prompt), tokenizer.encode(prompt, {.parse_special = true})}; }
+
+    /// Cuts ids to the longest prompt there may be and returns before which of them the picture stands.
+    std::size_t place_picture(std::vector<std::int32_t>& ids, bool has_picture) const {
+        if (image_token) {
+            const auto at = std::ranges::find(ids, *image_token);
+            if (at == ids.end()) return 1;
+            const auto index = static_cast<std::size_t>(at - ids.begin());
+            if (has_picture) ids.erase(at);
+            return index;
+        }
+        if (ids.size() > llm_max_length) ids.resize(llm_max_length);
+        return 1;
+    }
 };
 
 struct AskOptions {
@@ -52,6 +81,8 @@ inline std::string_view trimmed(std::string_view s) {
     return first == s.npos ? std::string_view{} : s.substr(first, s.find_last_not_of(space) - first + 1);
 }
 
+}  // namespace detail
+
 /// What a folder says, as parts of a conversation. Throws LoadError without a tokenizer.
 template <Backend B>
 ChatParts chat_parts(const Pretrained<B>& p, std::size_t max_tokens) {
@@ -62,8 +93,6 @@ ChatParts chat_parts(const Pretrained<B>& p, std::size_t max_tokens) {
     return parts;
 }
 
-}  // namespace detail
-
 /// A conversation about a picture. The picture is encoded once; of each prompt only what is new is read. Not for several
 /// threads at once; the model behind it is.
 template <Backend B, class M>
@@ -72,7 +101,7 @@ public:
     Chat(B& be, const M& model, ChatParts parts)
         : be_(&be), parts_(std::move(parts)), fresh_prompts_(parts_.prompts), session_(be, model, {.max_tokens = parts_.max_tokens}) {}
     explicit Chat(B& be, const Pretrained<B>& p, std::size_t max_tokens = 2048) requires std::same_as<M, Prismatic<B>>
-        : Chat(be, p.model, detail::chat_parts(p, max_tokens)) {}
+        : Chat(be, p.model, chat_parts(p, max_tokens)) {}
 
     Session<B, M>&   session() { return session_; }
     const Tokenizer& tokenizer() const { return parts_.tokenizer; }
@@ -92,33 +121,24 @@ public:
     /// One more turn: the question in the model's own prompt form, and the answer, which becomes part of the conversation.
     /// Text that spells a control token stays text. Throws ConfigError when it does not fit, GenerationError.
     Answer ask(std::string_view question, const AskOptions& options = {}) {
-        PromptBuilder turn = parts_.prompts;
-        turn.add_turn(Role::human, question);
-        Answer answer = complete(turn.prompt(), parts_.tokenizer.encode(turn.pieces()), options);
-        turn.add_turn(Role::gpt, answer.text);
-        parts_.prompts = std::move(turn);
+        Answer answer = complete(parts_.ask(question), options);
+        parts_.prompts.add_turn(Role::human, question);
+        parts_.prompts.add_turn(Role::gpt, answer.text);
         return answer;
     }
 
     /// Completes a prompt as it stands, outside of the conversation. Control tokens that it spells are control tokens.
     Answer ask_raw(std::string_view prompt, const AskOptions& options = {}) {
-        return complete(std::string(prompt), parts_.tokenizer.encode(prompt, {.parse_special = true}), options);
+        return complete(parts_.raw(prompt), options);
     }
 
     /// The probability of each choice as the answer's beginning, normalised over the choices; `raw` takes the question
     /// as the whole prompt. A choice of several tokens counts with all of them.
     std::vector<double> score(std::string_view question, std::span<const std::string> choices, bool raw = false) {
-        PromptBuilder turn = parts_.prompts;
-        std::vector<std::int32_t> ids;
-        if (raw) {
-            ids = parts_.tokenizer.encode(question, {.parse_special = true});
-        } else {
-            turn.add_turn(Role::human, question);
-            ids = parts_.tokenizer.encode(turn.pieces());
-        }
+        std::vector<std::int32_t>              ids = (raw ? parts_.raw(question) : parts_.ask(question)).ids;
         std::vector<std::vector<std::int32_t>> tokens;
         for (const auto& c : choices) tokens.push_back(parts_.tokenizer.encode(c, {.add_special = false}));
-        const auto          at = placed(ids);
+        const auto          at = parts_.place_picture(ids, session_.has_picture());
         std::vector<double> p = session_.log_probabilities(ids, tokens, at);
         double              top = -INFINITY, sum = 0;
         for (double x : p) top = std::max(top, x);
@@ -127,22 +147,9 @@ public:
         return p;
     }
 
-    /// Cuts ids to the longest prompt there may be and returns before which of them the picture stands.
-    std::size_t placed(std::vector<std::int32_t>& ids) const {
-        if (parts_.image_token) {
-            const auto at = std::ranges::find(ids, *parts_.image_token);
-            if (at == ids.end()) return 1;
-            const auto index = static_cast<std::size_t>(at - ids.begin());
-            if (session_.has_picture()) ids.erase(at);
-            return index;
-        }
-        if (ids.size() > parts_.llm_max_length) ids.resize(parts_.llm_max_length);
-        return 1;
-    }
-
 private:
-    Answer complete(std::string prompt, std::vector<std::int32_t> ids, const AskOptions& options) {
-        Answer answer{.prompt = std::move(prompt), .input_ids = ids, .vision_s = std::exchange(vision_s_, 0)};
+    Answer complete(Prompt prompt, const AskOptions& options) {
+        Answer answer{.prompt = std::move(prompt.text), .input_ids = prompt.ids, .vision_s = std::exchange(vision_s_, 0)};
         auto             stream = parts_.tokenizer.stream();
         std::string      text;
         bool             going = true;
@@ -154,9 +161,9 @@ private:
         GenerateOptions generate{.max_new_tokens = options.max_new_tokens, .sampling = options.sampling, .cancel = options.cancel};
         if (const auto eos = parts_.tokenizer.eos_id()) generate.stop_ids.push_back(*eos);
         generate.on_token = [&](std::int32_t id) { return say(stream.push(id)); };
-        const std::size_t at = placed(ids);
+        const std::size_t at = parts_.place_picture(prompt.ids, session_.has_picture());
         try {
-            Generated out = session_.generate(ids, generate, at);
+            Generated out = session_.generate(prompt.ids, generate, at);
             // The token that ended the answer was not given to on_token; it is control and has no text.
             answer.output_ids = std::move(out.ids);
             answer.stop = out.stop, answer.prefill_s = out.prefill_s, answer.decode_s = out.decode_s;

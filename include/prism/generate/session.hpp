@@ -73,26 +73,44 @@ bool take_token(Generated& out, std::int32_t id, const GenerateOptions& options,
     return false;
 }
 
+/// Throws ConfigError unless a prompt has tokens, and fits together with its picture.
+inline void expect_room(std::size_t n_tokens, std::size_t n_soft, std::size_t max_tokens) {
+    if (n_tokens == 0) throw ConfigError{"prompt", "empty", "at least one token"};
+    if (n_tokens + n_soft > max_tokens)
+        throw ConfigError{"prompt", std::to_string(n_tokens) + " tokens with a picture of " + std::to_string(n_soft),
+                          "together at most max_tokens = " + std::to_string(max_tokens)};
+}
+
 /// Throws GenerationError unless all scores are finite.
 inline void expect_finite(std::span<const float> scores, const Generated& so_far) {
     for (float s : scores)
         if (!std::isfinite(s)) throw GenerationError{so_far.ids.size(), so_far.ids};
 }
 
-/// Bytes of scratch to read up to `n_rows` rows and score up to `n_scored` of them.
+}  // namespace detail
+
+/// What it costs to read `n_rows` rows at once, and the scratch for scoring up to `n_scored` of them.
 template <class Llm>
-std::size_t decoder_workspace_bytes(const Llm& llm, std::size_t n_rows, std::size_t n_scored) {
-    const auto twin = dry_twin(llm);
-    return dry_run([&](Dry& be, Workspace<Dry>& ws) {
-               auto         cache = twin.make_cache(be, n_rows);
-               const Segment<Dry> batch[]{{&cache, n_rows}};
-               Mat<Dry>     x = ws.mat(n_rows, twin.d_model());
-               twin.forward(be, ws, batch, x);
-               ws.mat(n_scored, twin.vocab_size());
-           }).workspace_bytes;
+Cost reading_cost(const Llm& llm, std::size_t n_rows, std::size_t n_scored = 1) {
+    return dry_run([&, twin = dry_twin(llm)](Dry& be, Workspace<Dry>& ws) {
+        auto               cache = twin.make_cache(be, n_rows);
+        const Segment<Dry> batch[]{{&cache, n_rows}};
+        Mat<Dry>           x = ws.mat(n_rows, twin.d_model());
+        twin.forward(be, ws, batch, x);
+        ws.mat(n_scored, twin.vocab_size());
+    });
 }
 
-}  // namespace detail
+/// What it costs to turn pictures, pixels[tower] [n, 3, S, S], into rows of the language model.
+template <class M, class Space>
+Cost seeing_cost(const M& model, std::span<const View<const float, Space, dyn, dyn, dyn, dyn>> pixels) {
+    return dry_run([&, twin = dry_twin(model)](Dry& be, Workspace<Dry>& ws) {
+        std::vector<PixelView<Dry>> dry;
+        for (const auto& p : pixels) dry.push_back(dry_view(p));
+        const std::size_t n = pixels.empty() ? 0 : pixels[0].extent(0);
+        twin.see(be, ws, dry, {nullptr, {n * model.n_soft_tokens(), model.llm.d_model()}});
+    });
+}
 
 /// Holds a cache, a workspace and the soft tokens of a picture; the model is shared and constant. What a prompt has in
 /// common with the one before is not read again: further questions on one picture skip the picture.
@@ -102,7 +120,7 @@ public:
     Session(B& be, const M& model, SessionOptions options = {})
         : be_(&be), model_(&model), options_(options), chunk_(std::max<std::size_t>(1, std::min(options.prefill_chunk, options.max_tokens))),
           cache_(model.llm.make_cache(be, options.max_tokens)),
-          ws_(be, detail::decoder_workspace_bytes(model.llm, chunk_, 1)) {}
+          ws_(be, reading_cost(model.llm, chunk_, rows_scored_together).workspace_bytes) {}
 
     const M&    model() const { return *model_; }
     B&          backend() const { return *be_; }
@@ -114,11 +132,7 @@ public:
     /// Encodes a picture: pixels[tower] [1, 3, S, S], normalised. Prompts that follow are about it.
     void show(std::span<const PixelView<B>> pixels) requires SeeingModel<M, B> {
         const std::size_t n = model_->n_soft_tokens(), d = model_->llm.d_model();
-        const auto        bytes = dry_run([&, twin = dry_twin(*model_)](Dry& be, Workspace<Dry>& ws) {
-                               std::vector<PixelView<Dry>> dry;
-                               for (const auto& p : pixels) dry.push_back(dry_view(p));
-                               twin.see(be, ws, dry, {nullptr, {n, d}});
-                           }).workspace_bytes;
+        const std::size_t bytes = seeing_cost(*model_, pixels).workspace_bytes;
         if (!vision_ws_ || vision_ws_->capacity_bytes() < bytes) vision_ws_.emplace(*be_, bytes);
         if (soft_.bytes() == 0) soft_ = be_->allocate(n * d * sizeof(float));
         model_->see(*be_, *vision_ws_, pixels, {soft_.template as<float>(), {n, d}});
@@ -193,9 +207,16 @@ public:
         forget();
         std::vector<float> scores(model_->llm.vocab_size());
         read(splice(ids, n_soft_ ? std::min(picture_at, ids.size()) : 0, n_soft_), [&](std::size_t position, In<B> hidden) {
-            for (std::size_t i = 0; i < hidden.rows(); ++i) {
-                score_row(hidden.rows(i, 1), 0, scores);
-                on_row(position + i, std::span<const float>(scores));
+            for (std::size_t first = 0; first < hidden.rows(); first += rows_scored_together) {
+                auto              scope = ws_.scope();
+                const std::size_t n = std::min(rows_scored_together, hidden.rows() - first);
+                Mat<B>            logits = ws_.mat(n, scores.size());
+                model_->llm.logits(*be_, hidden.rows(first, n), logits);
+                for (std::size_t i = 0; i < n; ++i) {
+                    be_->download(logits.row(i), scores);
+                    be_->wait();
+                    on_row(position + first + i, std::span<const float>(scores));
+                }
             }
         });
     }
@@ -226,6 +247,8 @@ public:
     }
 
 private:
+    static constexpr std::size_t rows_scored_together = 16;  // each takes a row of the vocabulary's width
+
     static double log_softmax(std::span<const float> scores, std::size_t at) {
         double top = -INFINITY, sum = 0;
         for (float s : scores) top = std::max(top, static_cast<double>(s));
@@ -236,10 +259,7 @@ private:
     /// Makes the cache hold `sequence`, reading what it does not hold yet; at least the last token is read.
     template <class OnRows = std::nullptr_t>
     void read(const std::vector<std::int32_t>& sequence, OnRows&& on_rows = nullptr) {
-        if (sequence.size() == n_soft_) throw ConfigError{"prompt", "empty", "at least one token"};
-        if (sequence.size() > options_.max_tokens)
-            throw ConfigError{"prompt", std::to_string(sequence.size() - n_soft_) + " tokens with a picture of " + std::to_string(n_soft_),
-                              "together at most max_tokens = " + std::to_string(options_.max_tokens)};
+        detail::expect_room(sequence.size() - n_soft_, n_soft_, options_.max_tokens);
         for (std::int32_t id : sequence)
             if (id != soft_token && (id < 0 || static_cast<std::size_t>(id) >= model_->llm.vocab_size()))
                 throw ConfigError{"token id", std::to_string(id), "0 ... " + std::to_string(model_->llm.vocab_size() - 1)};
@@ -280,12 +300,10 @@ private:
     }
 
     void score(std::size_t first, std::span<float> scores) {
-        score_row({last_.template as<const float>(), {1, model_->llm.d_model()}}, first, scores);
-    }
-    void score_row(In<B> hidden, std::size_t first, std::span<float> scores) {
-        auto   scope = ws_.scope();
-        Mat<B> logits = ws_.mat(1, scores.size());
-        model_->llm.logits(*be_, hidden, first, scores.size(), logits);
+        auto        scope = ws_.scope();
+        const In<B> last{last_.template as<const float>(), {1, model_->llm.d_model()}};
+        Mat<B>      logits = ws_.mat(1, scores.size());
+        model_->llm.logits(*be_, last, first, scores.size(), logits);
         be_->download(logits.row(0), scores);
         be_->wait();
     }

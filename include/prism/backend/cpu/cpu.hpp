@@ -220,7 +220,7 @@ private:
         constexpr std::size_t depth = cpu::scratch_floats / cpu::GemmTile<W>::max_cols;
         float* const          w = cpu::scratch();
         Eigen::Map<RowMajor, 0, Stride> y(t.y, Index(t.m), Index(t.n), Stride(Index(t.ldy)));
-        for (std::size_t p = 0; p < t.k; p += depth) {
+        for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {
             const std::size_t k = std::min(depth, t.k - p);
             for (std::size_t j = 0; j < t.n; ++j)
                 for (std::size_t i = 0; i < k; ++i) w[j * k + i] = static_cast<float>(t.w[j * t.ldw + p + i]);

@@ -5,9 +5,9 @@ inline constexpr int panel = lanes * tile_vectors;  // columns of a product that
 
 // ------------------------------------------------------------------------------------------------- elementary functions
 
-inline F exp(F x) {  // within 2 ulp; 0 below the smallest normal result
+inline F exp(F x) {  // within 2 ulp; 0 below the smallest normal result; NaN of NaN
     const F lowest = set1(-87.33654f);
-    const F t = min(max(x, lowest), set1(88.72283f));
+    const F t = min(set1(88.72283f), max(lowest, x));  // x last: min and max give their second operand where one is NaN
     const F n = round(mul(t, set1(1.44269504f)));
     const F r = fma(n, set1(1.42860677e-6f), fma(n, set1(-0.693148136f), t));  // ln 2 in two parts
     F       p = set1(1.0f / 5040);
@@ -148,7 +148,7 @@ inline void gemm(const GemmTile<W>& t) {
     float* const          sums = b + depth * panel;
     float* const          copy = sums + rows * GemmTile<W>::max_cols;
     static_assert(depth * panel + rows * GemmTile<W>::max_cols + rows * apart <= scratch_floats);
-    for (std::size_t p = 0; p < t.k; p += depth) {
+    for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {  // once where there is nothing to sum: the sums are 0 then
         const std::size_t k = t.k - p < depth ? t.k - p : depth;
         const float*      x = copied ? copy : t.x + p;
         if (copied)

@@ -17,7 +17,7 @@ inline F fma(F a, F b, F c) { return a * b + c; }
 inline F max(F a, F b) { return a > b ? a : b; }
 inline F min(F a, F b) { return a < b ? a : b; }
 inline F round(F a) { return std::nearbyint(a); }
-inline F scale2(F a, F n) { return std::ldexp(a, static_cast<int>(n)); }            // a 2^n
+inline F scale2(F a, F n) { return n == n ? std::ldexp(a, static_cast<int>(n)) : n; }  // a 2^n; NaN is no int
 inline F zero_where_less(F a, F x, F limit) { return x < limit ? 0.0f : a; }       // a, or 0 where x < limit
 inline float sum(F a) { return a; }
 inline float largest(F a) { return a; }

@@ -3,6 +3,7 @@
 
 #include "prism/core/view.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -40,6 +41,18 @@ struct AttentionShape {
     std::size_t q_pos = 0;            // position of the first row of q among the keys
     std::size_t window = 0;           // with causal: only the last `window` of those; 0 is all
     float       scale = 1;            // of the scores, before softmax
+
+    /// Floating-point operations for so many rows of q and of k: 4 head_dim for each pair of a query and a key it sees.
+    std::uint64_t flops(std::size_t q_rows, std::size_t k_rows) const {
+        const std::uint64_t n_q = q_rows / n_sequences, n_kv = k_rows / n_sequences;
+        std::uint64_t       seen = causal ? 0 : n_q * n_kv;
+        if (causal)
+            for (std::uint64_t i = 0; i < n_q; ++i) {
+                const std::uint64_t all = std::min<std::uint64_t>(q_pos + i + 1, n_kv);
+                seen += window ? std::min<std::uint64_t>(all, window) : all;
+            }
+        return 4 * seen * n_sequences * n_heads * head_dim;
+    }
 };
 
 /// A parameter where a backend can compute with it, and what keeps it there.

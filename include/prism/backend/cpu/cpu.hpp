@@ -11,6 +11,7 @@
 #include <Eigen/Core>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -47,6 +48,9 @@ public:
 
     std::size_t         threads() const { return pool_.size(); }
     Isa                 isa() const { return isa_; }
+    /// Floating-point operations done so far, counted as Dry counts them. Other threads may ask while work goes on: with
+    /// the cost of a dry run, that tells how far it is.
+    std::uint64_t flops_done() const { return flops_.load(std::memory_order_relaxed); }
     const cpu::Kernels& kernels() const { return *kernels_; }
 
     /// body(begin, end) for [0, n) in pieces of `piece`, on all threads.
@@ -91,6 +95,7 @@ public:
         using Tile = cpu::GemmTile<W>;
         const Tile whole{x.data(), x.ld(), x.rows(), w.cols, w.data, w.stride, w.rows, after.bias.data(), after.act, y.data(), y.ld()};
         if (w.rows == 0 || x.rows() == 0) return;
+        flops_.fetch_add(2 * std::uint64_t{x.rows()} * w.rows * w.cols, std::memory_order_relaxed);
         if (x.rows() <= 4) {
             const auto kernel = std::get<cpu::GemmFn<W>>(kernels_->gemv);
             parallel_for(w.rows, gemv_rows, [&](std::size_t begin, std::size_t end) { kernel(part(whole, 0, x.rows(), begin, end)); });
@@ -161,6 +166,7 @@ public:
     void attention(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const AttentionShape& shape, Matrix<float> y) {
         const std::size_t n_q = q.rows() / shape.n_sequences, n_kv = k.rows() / shape.n_sequences;
         if (n_q == 0) return;
+        flops_.fetch_add(shape.flops(q.rows(), k.rows()), std::memory_order_relaxed);
         const std::size_t n_blocks = (n_q + cpu::AttendTile::max_rows - 1) / cpu::AttendTile::max_rows;
         const std::size_t block = (n_q + n_blocks - 1) / n_blocks;
         const std::size_t shared = shape.n_heads / shape.n_kv_heads;  // query heads per key head
@@ -239,6 +245,8 @@ private:
     Isa                 isa_;
     const cpu::Kernels* kernels_;
     ThreadPool          pool_;
+
+    std::atomic<std::uint64_t> flops_{0};
 };
 
 static_assert(Backend<Cpu>);

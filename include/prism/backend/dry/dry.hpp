@@ -60,16 +60,7 @@ public:
     void rope_table(std::size_t, float, Vector<float>, Matrix<float> cos, Matrix<float> sin) { moved(cos, sin); }
     void rope(Matrix<const float>, Matrix<const float>, std::size_t, Matrix<float> x) { moved(x, x); }
     void attention(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const AttentionShape& s, Matrix<float> y) {
-        const std::uint64_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences;
-        std::uint64_t       seen = n_q * n_kv;  // pairs of query and key
-        if (s.causal) {
-            seen = 0;
-            for (std::uint64_t i = 0; i < n_q; ++i) {
-                const std::uint64_t all = std::min<std::uint64_t>(s.q_pos + i + 1, n_kv);
-                seen += s.window ? std::min<std::uint64_t>(all, s.window) : all;
-            }
-        }
-        cost_.flops += 4 * seen * s.n_sequences * s.n_heads * s.head_dim;
+        cost_.flops += s.flops(q.rows(), k.rows());
         moved(q, k, v, y);
     }
     void patchify(View<const float, nowhere, dyn, dyn, dyn, dyn> pixels, std::size_t, Matrix<float> patches) { moved(pixels, patches); }

@@ -10,11 +10,14 @@ namespace prism {
 
 namespace llama {
 
-inline LlamaConfig llama2_7b() { return {}; }
-inline LlamaConfig llama2_13b() { return {.d_model = 5120, .d_ff = 13824, .n_layers = 40, .n_heads = 40, .n_kv_heads = 40}; }
+/// Prismatic's checkpoints have 32064 rows of vocabulary, Meta's 32000.
+inline LlamaConfig llama2_7b(std::size_t vocab_size = 32000) { return {.vocab_size = vocab_size}; }
+inline LlamaConfig llama2_13b(std::size_t vocab_size = 32000) {
+    return {.vocab_size = vocab_size, .d_model = 5120, .d_ff = 13824, .n_layers = 40, .n_heads = 40, .n_kv_heads = 40};
+}
 /// Vicuna v1.5 is Llama-2, trained on.
-inline LlamaConfig vicuna_7b() { return llama2_7b(); }
-inline LlamaConfig vicuna_13b() { return llama2_13b(); }
+inline LlamaConfig vicuna_7b(std::size_t vocab_size = 32000) { return llama2_7b(vocab_size); }
+inline LlamaConfig vicuna_13b(std::size_t vocab_size = 32000) { return llama2_13b(vocab_size); }
 inline LlamaConfig mistral_7b() { return {.d_ff = 14336, .n_kv_heads = 8, .max_positions = 32768, .window = 4097}; }
 /// The shape of TinyLlama.
 inline LlamaConfig llama_1b() { return {.d_model = 2048, .d_ff = 5632, .n_layers = 22, .n_heads = 32, .n_kv_heads = 4, .head_dim = 64, .max_positions = 2048}; }

@@ -24,7 +24,7 @@ void attention(B& be, In<B> q, In<B> k, In<B> v, const AttentionShape& s, Mat<B>
     expect("attention", "v", k.shape(), v);
     expect("attention", "y", q.shape(), y);
     const std::size_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences;
-    if (s.causal && s.q_pos + n_q > n_kv) refuse("k", "at least " + std::to_string(s.q_pos + n_q) + " rows a sequence", n_kv);
+    if (s.causal && (n_q > n_kv || s.q_pos > n_kv - n_q)) refuse("k", "at least " + std::to_string(s.q_pos + n_q) + " rows a sequence", n_kv);
     if (n_kv == 0 && n_q > 0) refuse("k", "at least one row", n_kv);
     be.attention(q, k, v, s, y);
 }

@@ -15,18 +15,19 @@ namespace prism {
 /// The element types that weight files use. Names are those of safetensors.
 enum class Dtype : std::uint8_t {
     f32, f16, bf16, f64, i64, i32, i16, i8, u64, u32, u16, u8, boolean, f8_e4m3, f8_e5m2,
-    other  // listed, with its bytes, but not readable
+    q8, q4, q4m,  // blocks of 32 values, see quant/format.hpp
+    other         // listed, with its bytes, but not readable
 };
 
 constexpr std::string_view to_string(Dtype t) {
-    constexpr std::array<std::string_view, 16> names{"F32", "F16", "BF16", "F64", "I64",  "I32",     "I16",     "I8",
-                                                     "U64", "U32", "U16",  "U8",  "BOOL", "F8_E4M3", "F8_E5M2", "other"};
+    constexpr std::array<std::string_view, 19> names{"F32", "F16", "BF16", "F64",     "I64",     "I32", "I16", "I8",  "U64",  "U32",
+                                                     "U16", "U8",  "BOOL", "F8_E4M3", "F8_E5M2", "Q8",  "Q4",  "Q4M", "other"};
     return names[static_cast<std::size_t>(t)];
 }
 
-/// Bytes of one element; 0 for Dtype::other.
+/// Bytes of one element; 0 for types without single elements: blocks of several, and Dtype::other.
 constexpr std::size_t item_bytes(Dtype t) {
-    constexpr std::array<std::size_t, 16> sizes{4, 2, 2, 8, 8, 4, 2, 1, 8, 4, 2, 1, 1, 1, 1, 0};
+    constexpr std::array<std::size_t, 19> sizes{4, 2, 2, 8, 8, 4, 2, 1, 8, 4, 2, 1, 1, 1, 1, 0, 0, 0, 0};
     return sizes[static_cast<std::size_t>(t)];
 }
 
@@ -105,6 +106,9 @@ inline double read_element(Dtype t, const std::byte* p) {
                                      : static_cast<float>(mantissa) * 0x1p-9f;
             return b & 0x80U ? -m : m;
         }
+        case Dtype::q8:
+        case Dtype::q4:
+        case Dtype::q4m:
         case Dtype::other: break;
     }
     return 0;

@@ -6,11 +6,12 @@
 #include "prism/backend/concept.hpp"
 #include "prism/core/fields.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,7 @@ namespace prism {
 
 struct RandomWeights {
     std::uint64_t seed = 0;
-    Dtype         matrices = Dtype::f32;  // how weights of products are stored: f32, bf16 or f16; the rest is f32
+    Dtype         matrices = Dtype::f32;  // the format of weights of products; the rest is f32
     float         spread = 0.02f;         // standard deviation of the matrices
 };
 
@@ -53,19 +54,23 @@ void randomise(B& be, M& module, const RandomWeights& options = {}) {
         std::uint64_t seed = options.seed;
         for (char c : path) seed = detail::random_bits(seed, static_cast<unsigned char>(c));
 
-        const std::size_t n = param.size();
-        auto              bytes = std::make_shared<std::vector<std::byte>>(n * item_bytes(dtype));
-        const auto        fill = [&](std::size_t begin, std::size_t end) {
-            for (std::size_t i = begin; i < end; ++i) {
-                const float x = options.spread * detail::random_normal(seed, i) + (scale ? 1.0f : 0.0f);
-                std::byte*  to = bytes->data() + i * item_bytes(dtype);
-                if (dtype == Dtype::bf16) { const bf16_t h{x}; std::memcpy(to, &h, sizeof h); }
-                else if (dtype == Dtype::f16) { const fp16_t h{x}; std::memcpy(to, &h, sizeof h); }
-                else std::memcpy(to, &x, sizeof x);
-            }
-        };
-        if constexpr (requires { be.parallel_for(n, n, fill); }) be.parallel_for(n, std::size_t{1} << 18, fill);
-        else fill(0, n);
+        const std::size_t cols = param.shape().size() < 2 ? param.size() : param.size() / param.shape()[0], rows = param.size() / cols;
+        auto              bytes = std::make_shared<std::vector<std::byte>>();
+        with_format(dtype, all_formats{}, [&]<class F>(F) {
+            const std::size_t stride = blocks_per_row<F>(cols);
+            bytes->resize(rows * stride * sizeof(typename F::block));
+            const std::span blocks(reinterpret_cast<typename F::block*>(bytes->data()), rows * stride);
+            const auto      fill = [&](std::size_t begin, std::size_t end) {
+                std::vector<float> row(stride * F::values_per_block);
+                for (std::size_t i = begin; i < end; ++i) {
+                    for (std::size_t j = 0; j < cols; ++j)
+                        row[j] = options.spread * detail::random_normal(seed, i * cols + j) + (scale ? 1.0f : 0.0f);
+                    F::encode(row, blocks.subspan(i * stride, stride));
+                }
+            };
+            if constexpr (requires { be.parallel_for(rows, rows, fill); }) be.parallel_for(rows, std::max<std::size_t>(1, 65536 / cols), fill);
+            else fill(0, rows);
+        });
         TensorInfo tensor{path, dtype, param.shape(), {}, bytes->data(), nullptr, "random weights"};
         tensor.owner = std::move(bytes);
         param.bind(be, tensor);

@@ -102,7 +102,7 @@ private:
         const auto call = [&]<class G>(G) {
             if (dtype_ != G::dtype) return false;
             const auto* blocks = static_cast<const typename G::block*>(this->data());
-            const std::size_t stride = cols() / G::values_per_block;
+            const std::size_t stride = blocks_per_row<G>(cols());
             f(Packed<G, typename B::space>{blocks ? blocks + first * stride : nullptr, count, cols(), stride});
             return true;
         };

@@ -68,7 +68,7 @@ public:
     /// In place when the tensor already has this type, dense rows and the alignment of its elements; else converted
     /// (to f32, or gathered in its own type) into memory of its own.
     Placed place(const TensorInfo& t, Dtype wanted) {
-        if (t.dtype == wanted && t.stride.empty() && std::bit_cast<std::uintptr_t>(t.data) % item_bytes(wanted) == 0)
+        if (t.dtype == wanted && t.stride.empty() && std::bit_cast<std::uintptr_t>(t.data) % alignment_of(wanted) == 0)
             return {t.data, t.owner};
         const std::size_t n = t.elements();
         auto              buffer = std::make_shared<Buffer<host>>(allocate(n * item_bytes(wanted)));
@@ -85,6 +85,9 @@ public:
         return {data, std::move(buffer)};
     }
 
+    // q8, q4 and q4m begin with an f16; they are never converted here
+    static std::size_t alignment_of(Dtype t) { return item_bytes(t) ? item_bytes(t) : alignof(fp16_t); }
+
     void upload(std::span<const float> from, Vector<float> to) { std::copy(from.begin(), from.end(), to.data()); }
     void download(Vector<const float> from, std::span<float> to) { std::copy_n(from.data(), to.size(), to.data()); }
     void wait() {}
@@ -93,12 +96,20 @@ public:
     void gemm(Matrix<const float> x, const Packed<F, host>& w, const Epilogue<host>& after, Matrix<float> y) {
         using W = typename F::block;
         using Tile = cpu::GemmTile<W>;
-        const Tile whole{x.data(), x.ld(), x.rows(), w.cols, w.data, w.stride, w.rows, after.bias.data(), after.act, y.data(), y.ld()};
+        const Tile whole{x.data(), x.ld(), x.rows(), w.cols, w.data, w.stride, w.rows, after.bias.data(), after.act, y.data(), y.ld(), nullptr};
         if (w.rows == 0 || x.rows() == 0) return;
         flops_.fetch_add(2 * std::uint64_t{x.rows()} * w.rows * w.cols, std::memory_order_relaxed);
         if (x.rows() <= 4) {
             const auto kernel = std::get<cpu::GemmFn<W>>(kernels_->gemv);
-            parallel_for(w.rows, gemv_rows, [&](std::size_t begin, std::size_t end) { kernel(part(whole, 0, x.rows(), begin, end)); });
+            if constexpr (F::values_per_block > 1) {  // the rows of x become int8 once, for all rows of w
+                const auto quantised = cpu::QuantisedRows::at(cpu::scratch(), x.rows(), x.cols());
+                for (std::size_t i = 0; i < x.rows(); ++i) kernels_->quantise(x.row(i).data(), x.cols(), quantised, i);
+                Tile tile = whole;
+                tile.quantised = &quantised;
+                parallel_for(w.rows, gemv_rows, [&](std::size_t begin, std::size_t end) { kernel(part(tile, 0, x.rows(), begin, end)); });
+            } else {
+                parallel_for(w.rows, gemv_rows, [&](std::size_t begin, std::size_t end) { kernel(part(whole, 0, x.rows(), begin, end)); });
+            }
             return;
         }
         // More threads get narrower tiles. In our kernels a tile's width changes no bit of its sums; in Eigen's it does.
@@ -118,7 +129,7 @@ public:
     void gather(const Packed<F, host>& w, std::span<const std::int32_t> ids, Matrix<float> y) {
         const auto kernel = std::get<cpu::WidenFn<typename F::block>>(kernels_->widen);
         for (std::size_t i = 0; i < ids.size(); ++i)
-            kernel(w.data + static_cast<std::size_t>(ids[i]) * w.stride, y.row(i).data(), w.cols);
+            kernel(w.data + static_cast<std::size_t>(ids[i]) * w.stride, y.row(i).data(), w.cols);  // blocks or values
     }
 
     void layer_norm(Matrix<const float> x, Vector<const float> weight, Vector<const float> bias, float eps, Matrix<float> y) {
@@ -228,8 +239,7 @@ private:
         Eigen::Map<RowMajor, 0, Stride> y(t.y, Index(t.m), Index(t.n), Stride(Index(t.ldy)));
         for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {
             const std::size_t k = std::min(depth, t.k - p);
-            for (std::size_t j = 0; j < t.n; ++j)
-                for (std::size_t i = 0; i < k; ++i) w[j * k + i] = static_cast<float>(t.w[j * t.ldw + p + i]);
+            for (std::size_t j = 0; j < t.n; ++j) cpu::portable::widen_row(cpu::advance(t.w + j * t.ldw, p), w + j * k, k);
             const Eigen::Map<const RowMajor, 0, Stride> x(t.x + p, Index(t.m), Index(k), Stride(Index(t.ldx)));
             const Eigen::Map<const RowMajor>            weights(w, Index(t.n), Index(k));
             if (p == 0) y.noalias() = x * weights.transpose();

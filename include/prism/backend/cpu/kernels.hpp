@@ -4,14 +4,18 @@
 
 #include "prism/backend/cpu/isa.hpp"
 #include "prism/backend/types.hpp"
-#include "prism/core/dtype.hpp"
+#include "prism/quant/format.hpp"
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <new>
+#include <string>
 #include <tuple>
+#include <type_traits>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -19,7 +23,30 @@
 
 namespace prism::cpu {
 
-/// A tile of y = act(x w^T + bias): m rows, n columns, sums over k. Strides in elements.
+/// Values that one `W` of a stored weight stands for: 1, or those of a block.
+template <class W> inline constexpr std::size_t values_of = 1;
+template <> inline constexpr std::size_t values_of<q8::block> = q8::values_per_block;
+template <> inline constexpr std::size_t values_of<q4::block> = q4::values_per_block;
+template <> inline constexpr std::size_t values_of<q4m::block> = q4m::values_per_block;
+
+/// `n` values further on, in whole blocks.
+template <class W> constexpr const W* advance(const W* w, std::size_t n) { return w + n / values_of<W>; }
+
+/// Rows of activations in int8, by groups of 32: x = scale q. Values beyond the row are 0. For weights that are stored
+/// with an offset, `sums` holds scale times the sum of q, and `fours` 8 times the sums of four neighbouring q.
+struct QuantisedRows {
+    static constexpr std::size_t group = 32;
+    struct Fours { std::int32_t at[group / 4]; };
+    float *      scales, *sums;
+    Fours*       fours;
+    std::int8_t* q;
+    std::size_t  n_groups;
+
+    /// Laid out in `memory`; throws ShapeError when the rows do not fit a thread's scratch.
+    static QuantisedRows at(float* memory, std::size_t rows, std::size_t cols);
+};
+
+/// A tile of y = act(x w^T + bias): m rows, n columns, sums over k. Strides in elements of what is pointed to.
 template <class W>
 struct GemmTile {
     static constexpr std::size_t max_rows = 384, max_cols = 128;
@@ -31,6 +58,7 @@ struct GemmTile {
     Activation   act;
     float*       y;
     std::size_t  ldy;
+    const QuantisedRows* quantised;  // x once more, for gemv with blocks
 };
 
 /// A block of query rows of one head. `pos` is the position of the first row among the keys.
@@ -49,7 +77,7 @@ struct AttendTile {
 
 /// One function per stored type.
 template <template <class> class Signature>
-using PerType = std::tuple<Signature<float>, Signature<bf16_t>, Signature<fp16_t>>;
+using PerType = std::tuple<Signature<float>, Signature<bf16_t>, Signature<fp16_t>, Signature<q8::block>, Signature<q4::block>, Signature<q4m::block>>;
 template <class W> using GemmFn = void (*)(const GemmTile<W>&);
 template <class W> using WidenFn = void (*)(const W*, float*, std::size_t);
 
@@ -65,6 +93,7 @@ struct Kernels {
     void (*rope)(float* x, std::size_t n_heads, std::size_t head_dim, const float* cos, const float* sin, std::size_t n_angles);
     void (*attend)(const AttendTile&);
     void (*attend_row)(const AttendTile&);
+    void (*quantise)(const float* x, std::size_t n, const QuantisedRows& to, std::size_t row);
     float (*burst)(std::size_t n);
     float (*read_all)(const float* x, std::size_t n);
     double burst_flops;  // of one round of burst
@@ -77,6 +106,15 @@ inline float* scratch() {
     thread_local std::unique_ptr<float[], Free> memory{
         static_cast<float*>(::operator new[](scratch_floats * sizeof(float), std::align_val_t{64}))};
     return memory.get();
+}
+
+inline QuantisedRows QuantisedRows::at(float* memory, std::size_t rows, std::size_t cols) {
+    constexpr std::size_t floats_per_group = 2 + 2 * group / sizeof(float);
+    const std::size_t     n_groups = (cols + group - 1) / group, n = rows * n_groups;
+    if (n * floats_per_group > scratch_floats)
+        throw ShapeError{"linear", "x", "at most " + std::to_string(scratch_floats / floats_per_group / rows * group) + " columns for quantised weights", std::to_string(cols)};
+    auto* const fours = reinterpret_cast<Fours*>(memory + 2 * n);
+    return {memory, memory + n, fours, reinterpret_cast<std::int8_t*>(fours + n), n_groups};
 }
 
 namespace portable {
@@ -93,6 +131,7 @@ namespace portable {
 #endif
 namespace avx2 {
 #include "prism/backend/cpu/simd_avx2.inl"
+#include "prism/backend/cpu/simd_int8_x86.inl"
 #include "prism/backend/cpu/kernels.inl"
 }  // namespace avx2
 #if defined(__clang__)
@@ -105,6 +144,7 @@ namespace avx2 {
 #endif
 namespace avx512 {
 #include "prism/backend/cpu/simd_avx512.inl"
+#include "prism/backend/cpu/simd_int8_x86.inl"
 #include "prism/backend/cpu/kernels.inl"
 }  // namespace avx512
 #if defined(__clang__)

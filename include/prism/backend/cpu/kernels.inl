@@ -99,17 +99,45 @@ inline void multiply_rows(std::size_t m, const float* a, std::size_t lda, const 
         if (m) multiply_rows<R - 1>(m, a, lda, b, k, c, ldc, fresh);
 }
 
+/// Values that a block stands for, as value = scale q + offset.
+inline float offset_of(const q8::block&) { return 0; }
+inline float offset_of(const q4::block& w) { return -8 * widen(w.scale); }
+inline float offset_of(const q4m::block& w) { return widen(w.minimum); }
+
 /// y = w, widened to f32.
 template <class W>
 inline void widen_row(const W* w, float* y, std::size_t n) {
-    std::size_t i = 0;
-    for (; i + lanes <= n; i += lanes) store(y + i, load(w + i));
-    if (i < n) store_n(y + i, load_n(w + i, n - i), n - i);
+    if constexpr (values_of<W> == 1) {
+        std::size_t i = 0;
+        for (; i + lanes <= n; i += lanes) store(y + i, load(w + i));
+        if (i < n) store_n(y + i, load_n(w + i, n - i), n - i);
+    } else {
+        constexpr std::size_t size = values_of<W>;
+        for (std::size_t i = 0; i < n; i += size, ++w) {
+            alignas(32) std::int8_t q[size];
+            const Bytes             all = values(*w);
+            const float             scale = widen(w->scale), offset = offset_of(*w);
+            std::memcpy(q, &all, sizeof q);
+            const std::size_t some = n - i < size ? n - i : size;
+            for (std::size_t j = 0; j < some; ++j) y[i + j] = scale * static_cast<float>(q[j]) + offset;
+        }
+    }
 }
 
 /// b [k, panel] = the first n rows of w [n, k], transposed and widened to f32; columns from n on are zero.
 template <class W>
 inline void pack(const W* w, std::size_t ldw, std::size_t n, std::size_t k, float* b) {
+    if constexpr (values_of<W> > 1) {  // block by block: widened first, then as if it were f32
+        constexpr std::size_t   size = values_of<W>;
+        alignas(64) float       wide[panel * size];
+        const std::size_t       used = n < panel ? n : panel;
+        for (std::size_t p = 0; p < k; p += size) {
+            const std::size_t some = k - p < size ? k - p : size;
+            for (std::size_t i = 0; i < used; ++i) widen_row(advance(w + i * ldw, p), wide + i * size, some);
+            pack(static_cast<const float*>(wide), size, used, some, b + p * panel);
+        }
+        return;
+    } else {
     for (int g = 0; g < tile_vectors; ++g, b += lanes) {
         const std::size_t begin = static_cast<std::size_t>(g) * lanes;
         const std::size_t used = n > begin ? (n - begin < lanes ? n - begin : lanes) : 0;
@@ -131,6 +159,7 @@ inline void pack(const W* w, std::size_t ldw, std::size_t n, std::size_t k, floa
                 for (std::size_t i = 0; i < width; ++i) store(b + (p + i) * panel, rows[i]);
             }
         }
+    }
     }
 }
 
@@ -154,16 +183,16 @@ inline void gemm(const GemmTile<W>& t) {
         if (copied)
             for (std::size_t i = 0; i < t.m; ++i) widen_row(t.x + i * t.ldx + p, copy + i * apart, k);
         for (std::size_t j = 0; j < t.n; j += panel) {
-            pack(t.w + j * t.ldw + p, t.ldw, t.n - j, k, b);
+            pack(advance(t.w + j * t.ldw, p), t.ldw, t.n - j, k, b);
             // The next panel is fetched while this one is used: its rows are too far apart for the processor to guess.
             const bool        along = j + panel < t.n;
-            const W*          next = along ? t.w + (j + panel) * t.ldw + p : p + depth < t.k ? t.w + p + depth : nullptr;
+            const W*          next = along ? advance(t.w + (j + panel) * t.ldw, p) : p + depth < t.k ? advance(t.w, p + depth) : nullptr;
             const std::size_t n_next = next ? (along && t.n - j - panel < panel ? t.n - j - panel : t.n < panel ? t.n : panel) : 0;
             std::size_t       fetched = 0;
             for (std::size_t i = 0; i < t.m; i += tile_rows) {
                 const std::size_t due = n_next * (i + tile_rows) / t.m;
                 for (; fetched < due && fetched < n_next; ++fetched)
-                    for (std::size_t q = 0; q < k * sizeof(W); q += 64)
+                    for (std::size_t q = 0; q < k / values_of<W> * sizeof(W); q += 64)
                         __builtin_prefetch(reinterpret_cast<const char*>(next + fetched * t.ldw) + q, 0, 2);
                 const std::size_t m = t.m - i < tile_rows ? t.m - i : tile_rows;
                 multiply_rows(m, x + i * ldx, ldx, b, k, sums + j * t.m + i * panel, panel, p == 0);
@@ -218,6 +247,60 @@ inline void dots(const float* x, std::size_t ldx, const W* w, std::size_t ldw, s
         for (int r = 0; r < R; ++r) out[i][r] = sum(add(sums[0][i][r], sums[1][i][r]));
 }
 
+/// x in int8, group by group.
+inline void quantise(const float* x, std::size_t n, const QuantisedRows& to, std::size_t row) {
+    constexpr std::size_t group = QuantisedRows::group;
+    for (std::size_t g = 0; g < to.n_groups; ++g, x += group, n -= n < group ? n : group) {
+        const std::size_t some = n < group ? n : group;
+        float             most = 0;
+        for (std::size_t i = 0; i < some; ++i) most = std::fmax(most, std::fabs(x[i]));
+        const float  scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+        const std::size_t at = row * to.n_groups + g;
+        std::int8_t*      q = to.q + at * group;
+        int               sum = 0;
+        for (std::size_t i = 0; i < group; i += 4) {
+            int four = 0;
+            for (std::size_t j = i; j < i + 4; ++j) {
+                q[j] = j < some ? static_cast<std::int8_t>(std::nearbyint(x[j] * inverse)) : std::int8_t{0};
+                four += q[j];
+            }
+            to.fours[at].at[i / 4] = 8 * four;
+            sum += four;
+        }
+        to.scales[at] = scale;
+        to.sums[at] = scale * static_cast<float>(sum);
+    }
+}
+
+/// out [M][R] as above, for weights in blocks and x in int8.
+template <int M, int R, class W>
+inline void dots(const QuantisedRows& x, const W* w, std::size_t ldw, float (*out)[4]) {
+    constexpr std::size_t group = QuantisedRows::group;
+    G                     sums[M][R];
+    float                 offsets[M][R];
+    for (int i = 0; i < M; ++i)
+        for (int r = 0; r < R; ++r) sums[i][r] = no_sums(), offsets[i][r] = 0;
+    for (std::size_t g = 0; g < x.n_groups; ++g) {
+        Bytes rows[M];
+#pragma GCC unroll 4
+        for (int i = 0; i < M; ++i) rows[i] = bytes(x.q + (static_cast<std::size_t>(i) * x.n_groups + g) * group);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const W&    block = w[static_cast<std::size_t>(r) * ldw + g];
+            const Bytes q = values(block);
+            const float scale = widen(block.scale);
+#pragma GCC unroll 4
+            for (int i = 0; i < M; ++i) {
+                const std::size_t at = static_cast<std::size_t>(i) * x.n_groups + g;
+                sums[i][r] = add_products(sums[i][r], block, q, rows[i], x.fours[at], scale * x.scales[at]);
+                if constexpr (std::is_same_v<W, q4m::block>) offsets[i][r] += widen(block.minimum) * x.sums[at];
+            }
+        }
+    }
+    for (int i = 0; i < M; ++i)
+        for (int r = 0; r < R; ++r) out[i][r] = total(sums[i][r]) + offsets[i][r];
+}
+
 /// The same tile for few rows of x, straight from the weights as they are stored.
 template <int M, class W>
 inline void gemv(const GemmTile<W>& t) {
@@ -225,11 +308,13 @@ inline void gemv(const GemmTile<W>& t) {
         float             out[M][4];
         const std::size_t n = t.n - j < 4 ? t.n - j : 4;
         if (n == 4) {
-            dots<M, 4>(t.x, t.ldx, t.w + j * t.ldw, t.ldw, t.k, out);
+            if constexpr (values_of<W> > 1) dots<M, 4>(*t.quantised, t.w + j * t.ldw, t.ldw, out);
+            else dots<M, 4>(t.x, t.ldx, t.w + j * t.ldw, t.ldw, t.k, out);
         } else {
             for (std::size_t r = 0; r < n; ++r) {
                 float one[M][4];
-                dots<M, 1>(t.x, t.ldx, t.w + (j + r) * t.ldw, t.ldw, t.k, one);
+                if constexpr (values_of<W> > 1) dots<M, 1>(*t.quantised, t.w + (j + r) * t.ldw, t.ldw, one);
+                else dots<M, 1>(t.x, t.ldx, t.w + (j + r) * t.ldw, t.ldw, t.k, one);
                 for (int i = 0; i < M; ++i) out[i][r] = one[i][0];
             }
         }
@@ -465,10 +550,10 @@ inline float read_all(const float* x, std::size_t n) {
 
 inline const Kernels& kernels() {
     static constexpr Kernels table{panel,
-                                   {gemm<float>, gemm<bf16_t>, gemm<fp16_t>},
-                                   {gemv_any<float>, gemv_any<bf16_t>, gemv_any<fp16_t>},
-                                   {widen_row<float>, widen_row<bf16_t>, widen_row<fp16_t>},
+                                   {gemm<float>, gemm<bf16_t>, gemm<fp16_t>, gemm<q8::block>, gemm<q4::block>, gemm<q4m::block>},
+                                   {gemv_any<float>, gemv_any<bf16_t>, gemv_any<fp16_t>, gemv_any<q8::block>, gemv_any<q4::block>, gemv_any<q4m::block>},
+                                   {widen_row<float>, widen_row<bf16_t>, widen_row<fp16_t>, widen_row<q8::block>, widen_row<q4::block>, widen_row<q4m::block>},
                                    layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row,
-                                   rope_row, attend, attend_row, burst, read_all, 2.0 * chains * lanes};
+                                   rope_row, attend, attend_row, quantise, burst, read_all, 2.0 * chains * lanes};
     return table;
 }

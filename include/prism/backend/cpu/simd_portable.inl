@@ -22,3 +22,31 @@ inline F zero_where_less(F a, F x, F limit) { return x < limit ? 0.0f : a; }    
 inline float sum(F a) { return a; }
 inline float largest(F a) { return a; }
 inline void transpose(F*) {}
+
+// Products of int8, one after another.
+using G = float;
+struct Bytes { std::int8_t at[32]; };
+
+inline G     no_sums() { return 0; }
+inline Bytes bytes(const void* p) {
+    Bytes b;
+    std::memcpy(b.at, p, sizeof b.at);
+    return b;
+}
+inline Bytes values(const q8::block& w) { return bytes(w.q); }
+inline Bytes nibbles(const std::uint8_t* q) {
+    Bytes b;
+    for (int j = 0; j < 16; ++j) b.at[j] = static_cast<std::int8_t>(q[j] & 15), b.at[j + 16] = static_cast<std::int8_t>(q[j] >> 4);
+    return b;
+}
+inline Bytes values(const q4::block& w) { return nibbles(w.q); }
+inline Bytes values(const q4m::block& w) { return nibbles(w.q); }
+template <class W>
+inline G add_products(G sums, const W&, const Bytes& q, const Bytes& x, const QuantisedRows::Fours&, float scale) {
+    const int offset = std::is_same_v<W, q4::block> ? 8 : 0;
+    int       dot = 0;
+    for (int j = 0; j < 32; ++j) dot += (q.at[j] - offset) * x.at[j];
+    return sums + scale * static_cast<float>(dot);
+}
+inline float total(G sums) { return sums; }
+inline float widen(fp16_t h) { return h; }

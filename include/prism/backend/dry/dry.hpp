@@ -69,8 +69,8 @@ public:
 
 private:
     void weights(std::uint64_t n) {
-        cost_.weight_bytes += n * item_bytes(weights_);
-        cost_.bytes += n * item_bytes(weights_);
+        cost_.weight_bytes += stored_bytes(weights_, n);
+        cost_.bytes += stored_bytes(weights_, n);
     }
     template <class... V>
     void moved(const V&... views) {

@@ -3,10 +3,10 @@ using F = __m512;
 inline constexpr int lanes = 16, tile_rows = 14, tile_vectors = 2;
 
 // The masked forms with a full mask compile to the plain instructions; GCC 12 warns about its own headers for the plain.
-inline constexpr __mmask16 all = 0xffff;
+inline constexpr __mmask16 full = 0xffff;
 inline __mmask16 first(std::size_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
-inline F widen(__m256i h, const bf16_t*) { return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all, _mm512_maskz_cvtepu16_epi32(all, h), 16)); }
-inline F widen(__m256i h, const fp16_t*) { return _mm512_maskz_cvtph_ps(all, h); }
+inline F widen(__m256i h, const bf16_t*) { return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(full, _mm512_maskz_cvtepu16_epi32(full, h), 16)); }
+inline F widen(__m256i h, const fp16_t*) { return _mm512_maskz_cvtph_ps(full, h); }
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline F load_n(const float* p, std::size_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
@@ -20,21 +20,21 @@ inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-inline F max(F a, F b) { return _mm512_maskz_max_ps(all, a, b); }
-inline F min(F a, F b) { return _mm512_maskz_min_ps(all, a, b); }
-inline F round(F a) { return _mm512_maskz_roundscale_ps(all, a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline F scale2(F a, F n) { return _mm512_maskz_scalef_ps(all, a, n); }
+inline F max(F a, F b) { return _mm512_maskz_max_ps(full, a, b); }
+inline F min(F a, F b) { return _mm512_maskz_min_ps(full, a, b); }
+inline F round(F a) { return _mm512_maskz_roundscale_ps(full, a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F scale2(F a, F n) { return _mm512_maskz_scalef_ps(full, a, n); }
 inline F zero_where_less(F a, F x, F limit) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), a); }
 inline float sum(F a) {
-    const F       o = add(a, _mm512_maskz_shuffle_f32x4(all, a, a, 0x4e));
-    const F       h = add(o, _mm512_maskz_shuffle_f32x4(all, o, o, 0xb1));
+    const F       o = add(a, _mm512_maskz_shuffle_f32x4(full, a, a, 0x4e));
+    const F       h = add(o, _mm512_maskz_shuffle_f32x4(full, o, o, 0xb1));
     const __m128  q = _mm512_maskz_extractf32x4_ps(0xf, h, 0);
     const __m128  p = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(p, _mm_shuffle_ps(p, p, 1)));
 }
 inline float largest(F a) {
-    const F       o = max(a, _mm512_maskz_shuffle_f32x4(all, a, a, 0x4e));
-    const F       h = max(o, _mm512_maskz_shuffle_f32x4(all, o, o, 0xb1));
+    const F       o = max(a, _mm512_maskz_shuffle_f32x4(full, a, a, 0x4e));
+    const F       h = max(o, _mm512_maskz_shuffle_f32x4(full, o, o, 0xb1));
     const __m128  q = _mm512_maskz_extractf32x4_ps(0xf, h, 0);
     const __m128  p = _mm_max_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_max_ss(p, _mm_shuffle_ps(p, p, 1)));
@@ -42,20 +42,20 @@ inline float largest(F a) {
 inline void transpose(F* r) {  // 16 x 16: within quads of four lanes, then the quads
     F a[16];
 #pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) a[i] = _mm512_maskz_unpacklo_ps(all, r[i], r[i + 1]), a[i + 1] = _mm512_maskz_unpackhi_ps(all, r[i], r[i + 1]);
+    for (int i = 0; i < 16; i += 2) a[i] = _mm512_maskz_unpacklo_ps(full, r[i], r[i + 1]), a[i + 1] = _mm512_maskz_unpackhi_ps(full, r[i], r[i + 1]);
 #pragma GCC unroll 4
     for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_maskz_shuffle_ps(all, a[i], a[i + 2], 0x44), r[i + 1] = _mm512_maskz_shuffle_ps(all, a[i], a[i + 2], 0xee);
-        r[i + 2] = _mm512_maskz_shuffle_ps(all, a[i + 1], a[i + 3], 0x44), r[i + 3] = _mm512_maskz_shuffle_ps(all, a[i + 1], a[i + 3], 0xee);
+        r[i] = _mm512_maskz_shuffle_ps(full, a[i], a[i + 2], 0x44), r[i + 1] = _mm512_maskz_shuffle_ps(full, a[i], a[i + 2], 0xee);
+        r[i + 2] = _mm512_maskz_shuffle_ps(full, a[i + 1], a[i + 3], 0x44), r[i + 3] = _mm512_maskz_shuffle_ps(full, a[i + 1], a[i + 3], 0xee);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-        a[i] = _mm512_maskz_shuffle_f32x4(all, r[i], r[i + 4], 0x88), a[i + 4] = _mm512_maskz_shuffle_f32x4(all, r[i], r[i + 4], 0xdd);
-        a[i + 8] = _mm512_maskz_shuffle_f32x4(all, r[i + 8], r[i + 12], 0x88), a[i + 12] = _mm512_maskz_shuffle_f32x4(all, r[i + 8], r[i + 12], 0xdd);
+        a[i] = _mm512_maskz_shuffle_f32x4(full, r[i], r[i + 4], 0x88), a[i + 4] = _mm512_maskz_shuffle_f32x4(full, r[i], r[i + 4], 0xdd);
+        a[i + 8] = _mm512_maskz_shuffle_f32x4(full, r[i + 8], r[i + 12], 0x88), a[i + 12] = _mm512_maskz_shuffle_f32x4(full, r[i + 8], r[i + 12], 0xdd);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-        r[i] = _mm512_maskz_shuffle_f32x4(all, a[i], a[i + 8], 0x88), r[i + 8] = _mm512_maskz_shuffle_f32x4(all, a[i], a[i + 8], 0xdd);
-        r[i + 4] = _mm512_maskz_shuffle_f32x4(all, a[i + 4], a[i + 12], 0x88), r[i + 12] = _mm512_maskz_shuffle_f32x4(all, a[i + 4], a[i + 12], 0xdd);
+        r[i] = _mm512_maskz_shuffle_f32x4(full, a[i], a[i + 8], 0x88), r[i + 8] = _mm512_maskz_shuffle_f32x4(full, a[i], a[i + 8], 0xdd);
+        r[i + 4] = _mm512_maskz_shuffle_f32x4(full, a[i + 4], a[i + 12], 0x88), r[i + 12] = _mm512_maskz_shuffle_f32x4(full, a[i + 4], a[i + 12], 0xdd);
     }
 }

@@ -201,7 +201,9 @@ TEST_CASE("text/tokenizer: a vocabulary in GGUF gives the ids that its other fil
 
     const Tokenizer llama = Tokenizer::open(folder / "llama.gguf");
     const auto      id = [&](const char* token) { return llama.id(token).value(); };
-    CHECK(llama.encode("the b") == Ids{1, id("\xe2\x96\x81the"), id("\xe2\x96\x81"), id("<0x62>")});
+    // Not the piece of four characters: no merge leads to it, because neither of its halves is a piece.
+    const auto space = id("\xe2\x96\x81");
+    CHECK(llama.encode("the b") == Ids{1, space, id("th"), id("e"), space, id("<0x62>")});
     CHECK(llama.decode(llama.encode("the </s>")) == "the </s>");
     CHECK(llama.encode("</s>", reference) == Ids{1, 2});
 }

@@ -183,6 +183,31 @@ TEST_CASE("text/tokenizer: vocabularies in GGUF give the ids of llama.cpp's test
     }
 }
 
+TEST_CASE("text/tokenizer: a vocabulary in GGUF gives the ids that its other files give") {
+    const auto      folder = std::filesystem::path(PRISM_SOURCE_DIR) / "tests/fuzz/corpus/fuzz_tokenizer_gguf";
+    const Tokenizer qwen2 = Tokenizer::open(folder / "qwen2.gguf"), other = prism::test::small_tokenizer("qwen2");
+    const Json      cases = prism::read_json(prism::test::tokenizer_cases() / "cases.json");
+    for (const Json& encode : cases["tokenizers"][0]["encode"]) {
+        const auto text = encode[0].get<std::string>();
+        if (text.find("  ") != std::string::npos) continue;  // a token of its own in the GGUF file
+        INFO(encode[0].dump(-1, ' ', true));
+        CHECK(qwen2.encode(text) == other.encode(text));
+    }
+    const auto spaces = qwen2.id("  ").value(), end = qwen2.id("<|endoftext|>").value();
+    CHECK(qwen2.encode("  ") == Ids{spaces});
+    CHECK(qwen2.decode(Ids{spaces, end}) == "  ");
+    CHECK(qwen2.eos_id() == end);
+    CHECK_FALSE(qwen2.bos_id());
+
+    const Tokenizer llama = Tokenizer::open(folder / "llama.gguf");
+    const auto      id = [&](const char* token) { return llama.id(token).value(); };
+    // Not the piece of four characters: no merge leads to it, because neither of its halves is a piece.
+    const auto space = id("\xe2\x96\x81");
+    CHECK(llama.encode("the b") == Ids{1, space, id("th"), id("e"), space, id("<0x62>")});
+    CHECK(llama.decode(llama.encode("the </s>")) == "the </s>");
+    CHECK(llama.encode("</s>", reference) == Ids{1, 2});
+}
+
 TEST_CASE("text/tokenizer: settings beside a tokenizer have the effect that transformers gives them") {
     const prism::test::ScratchFolder folder;
     const auto ids = [&](const char* text) { return Tokenizer::open(folder.path()).encode(text, reference); };

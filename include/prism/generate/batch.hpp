@@ -35,8 +35,8 @@ std::vector<Generated> generate_batch(B& be, const Llm& llm, std::span<const Bat
     constexpr std::size_t  chunk = 512;
     std::vector<Generated> results(items.size());
     std::vector<Stream>    streams;
-    const std::size_t      d = llm.d_model(), vocab = llm.vocab_size();
-    const std::size_t      n_first = options.first_id, n_scores = options.n_ids ? options.n_ids : vocab;
+    const std::size_t      d = llm.d_model();
+    const std::size_t      n_first = options.first_id, n_scores = detail::n_scored(options, llm.vocab_size());
     Workspace<B>           ws{be, reading_cost(llm, std::max(chunk, items.size()), items.size()).workspace_bytes};
     Buffer<typename B::space> last = be.allocate(items.size() * d * sizeof(float));
     const auto last_rows = [&](std::size_t n) { return Mat<B>{last.template as<float>(), {n, d}}; };
@@ -77,7 +77,7 @@ std::vector<Generated> generate_batch(B& be, const Llm& llm, std::span<const Bat
                 Generated& out = results[stream.item];
                 be.download(logits.row(s), scores);
                 detail::expect_finite(scores, out);
-                const std::int32_t id = stream.sampler.next(scores, stream.history) + static_cast<std::int32_t>(n_first);
+                const std::int32_t id = stream.sampler.next(scores, stream.history, static_cast<std::int32_t>(n_first));
                 stream.history.push_back(id);
                 const auto say = [&](std::int32_t t) { return !on_token || on_token(stream.item, t); };
                 if (detail::take_token(out, id, options, say)) {

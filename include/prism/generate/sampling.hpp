@@ -51,21 +51,22 @@ public:
             refuse("repetition_penalty", options.repetition_penalty, "over 0");
     }
 
-    /// The next token after `before`. `logits` [vocab] is changed. Equal scores go to the lowest id.
-    std::int32_t next(std::span<float> logits, std::span<const std::int32_t> before) {
+    /// The next token after `before`. `logits` are those of the ids from `first` on, and are changed. Equal scores go to
+    /// the lowest id.
+    std::int32_t next(std::span<float> logits, std::span<const std::int32_t> before, std::int32_t first = 0) {
         if (options_.repetition_penalty != 1) {
             std::vector<std::int32_t> seen(before.begin(), before.end());
             std::sort(seen.begin(), seen.end());
             seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
             for (std::int32_t id : seen) {
-                if (id < 0 || static_cast<std::size_t>(id) >= logits.size()) continue;
-                float& s = logits[static_cast<std::size_t>(id)];
+                if (id < first || static_cast<std::size_t>(id - first) >= logits.size()) continue;
+                float& s = logits[static_cast<std::size_t>(id - first)];
                 s = s > 0 ? s / options_.repetition_penalty : s * options_.repetition_penalty;
             }
         }
         if (options_.temperature == 0)
-            return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-        return draw(logits);
+            return first + static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+        return first + draw(logits);
     }
 
 private:

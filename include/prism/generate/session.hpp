@@ -35,7 +35,7 @@ struct GenerateOptions {
     std::vector<std::int32_t> stop_ids = {};                        // end the answer; the one that did is its last id
     std::function<bool(std::int32_t id)> on_token = {};             // return false to stop
     const std::atomic<bool>*  cancel = nullptr;                     // another thread sets it: stops within one token
-    std::size_t               first_id = 0, n_ids = 0;              // score only these rows of the head; n_ids 0: all
+    std::size_t               first_id = 0, n_ids = 0;              // score only these ids; n_ids 0: all from the first on
 };
 
 /// Why an answer ended.
@@ -79,6 +79,14 @@ inline void expect_room(std::size_t n_tokens, std::size_t n_soft, std::size_t ma
     if (n_tokens + n_soft > max_tokens)
         throw ConfigError{"prompt", std::to_string(n_tokens) + " tokens with a picture of " + std::to_string(n_soft),
                           "together at most max_tokens = " + std::to_string(max_tokens)};
+}
+
+/// How many ids are scored. Throws ConfigError unless the vocabulary has them.
+inline std::size_t n_scored(const GenerateOptions& options, std::size_t vocab_size) {
+    if (options.first_id >= vocab_size) throw ConfigError{"first_id", std::to_string(options.first_id), "below " + std::to_string(vocab_size)};
+    const std::size_t most = vocab_size - options.first_id;
+    if (options.n_ids > most) throw ConfigError{"n_ids", std::to_string(options.n_ids), "at most " + std::to_string(most)};
+    return options.n_ids ? options.n_ids : most;
 }
 
 /// Throws GenerationError unless all scores are finite.
@@ -134,7 +142,7 @@ public:
         const std::size_t n = model_->n_soft_tokens(), d = model_->llm.d_model();
         const std::size_t bytes = seeing_cost(*model_, pixels).workspace_bytes;
         if (!vision_ws_ || vision_ws_->capacity_bytes() < bytes) vision_ws_.emplace(*be_, bytes);
-        if (soft_.bytes() == 0) soft_ = be_->allocate(n * d * sizeof(float));
+        if (soft_.bytes() < n * d * sizeof(float)) soft_ = be_->allocate(n * d * sizeof(float));
         model_->see(*be_, *vision_ws_, pixels, {soft_.template as<float>(), {n, d}});
         n_soft_ = n;
         forget();
@@ -167,8 +175,7 @@ public:
     Generated generate(std::span<const std::int32_t> ids, const GenerateOptions& options = {}, std::size_t picture_at = 1) {
         Sampler            sampler{options.sampling};
         Generated          out;
-        const std::size_t  n_scores = options.n_ids ? options.n_ids : model_->llm.vocab_size();
-        std::vector<float> scores(n_scores);
+        std::vector<float> scores(detail::n_scored(options, model_->llm.vocab_size()));
         std::vector<std::int32_t> history(ids.begin(), ids.end());
 
         auto start = std::chrono::steady_clock::now();
@@ -179,7 +186,7 @@ public:
         start = std::chrono::steady_clock::now();
         for (;;) {
             detail::expect_finite(scores, out);
-            const std::int32_t id = sampler.next(scores, history) + static_cast<std::int32_t>(options.first_id);
+            const std::int32_t id = sampler.next(scores, history, static_cast<std::int32_t>(options.first_id));
             history.push_back(id);
             if (!detail::take_token(out, id, options, [&](std::int32_t t) { return !options.on_token || options.on_token(t); })) break;
             if (cache_.length() == cache_.capacity()) {
@@ -260,8 +267,9 @@ private:
     template <class OnRows = std::nullptr_t>
     void read(const std::vector<std::int32_t>& sequence, OnRows&& on_rows = nullptr) {
         detail::expect_room(sequence.size() - n_soft_, n_soft_, options_.max_tokens);
+        std::size_t n_soft = 0;
         for (std::int32_t id : sequence)
-            if (id != soft_token && (id < 0 || static_cast<std::size_t>(id) >= model_->llm.vocab_size()))
+            if (id == soft_token ? ++n_soft > n_soft_ : id < 0 || static_cast<std::size_t>(id) >= model_->llm.vocab_size())
                 throw ConfigError{"token id", std::to_string(id), "0 ... " + std::to_string(model_->llm.vocab_size() - 1)};
         const auto  differs = std::mismatch(read_.begin(), read_.end(), sequence.begin(), sequence.end());
         std::size_t at = std::min(static_cast<std::size_t>(differs.first - read_.begin()), sequence.size() - 1);

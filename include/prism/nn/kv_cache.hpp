@@ -5,6 +5,7 @@
 #include "prism/core/buffer.hpp"
 
 #include <cstddef>
+#include <limits>
 #include <string>
 
 namespace prism {
@@ -13,8 +14,9 @@ namespace prism {
 template <Backend B>
 class KvCache {
 public:
+    /// Throws ConfigError for a capacity whose bytes cannot be counted.
     KvCache(B& be, std::size_t n_layers, std::size_t d_kv, std::size_t capacity)
-        : buffer_(be.allocate(2 * n_layers * capacity * d_kv * sizeof(float))), n_layers_(n_layers), d_kv_(d_kv), capacity_(capacity) {}
+        : buffer_(be.allocate(bytes(n_layers, d_kv, capacity))), n_layers_(n_layers), d_kv_(d_kv), capacity_(capacity) {}
 
     /// Tokens that are in it, which is the position of the next one.
     std::size_t length() const { return length_; }
@@ -33,11 +35,17 @@ public:
     }
     /// Throws ConfigError unless `n` more tokens fit.
     void reserve(std::size_t n) const {
-        if (length_ + n > capacity_)
+        if (n > capacity_ - length_)
             throw ConfigError{"tokens", std::to_string(length_ + n), "at most " + std::to_string(capacity_) + " in this cache"};
     }
 
 private:
+    static std::size_t bytes(std::size_t n_layers, std::size_t d_kv, std::size_t capacity) {
+        const std::size_t per_token = 2 * n_layers * d_kv * sizeof(float), most = std::numeric_limits<std::size_t>::max();
+        if (per_token && capacity > most / per_token)
+            throw ConfigError{"tokens", std::to_string(capacity), "at most " + std::to_string(most / per_token) + " in a cache"};
+        return capacity * per_token;
+    }
     Mat<B> rows(std::size_t block, std::size_t n) const {
         auto* data = buffer_.template as<float>();
         return {data ? data + block * capacity_ * d_kv_ : nullptr, {n, d_kv_}};

@@ -49,17 +49,14 @@ inline std::size_t physical_cores() {
 class ThreadPool {
 public:
     explicit ThreadPool(std::size_t n_threads) {
-        for (std::size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this] { work(); });
-    }
-    ~ThreadPool() {
-        {
-            std::lock_guard lock(mutex_);
-            stop_ = true;
-            generation_.fetch_add(1, std::memory_order_release);
+        try {
+            for (std::size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this] { work(); });
+        } catch (...) {  // no memory or no more threads: those that run already have to be joined
+            stop();
+            throw;
         }
-        wake_.notify_all();
-        for (auto& w : workers_) w.join();
     }
+    ~ThreadPool() { stop(); }
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
@@ -95,6 +92,16 @@ public:
     }
 
 private:
+    void stop() {
+        {
+            std::lock_guard lock(mutex_);
+            stop_ = true;
+            generation_.fetch_add(1, std::memory_order_release);
+        }
+        wake_.notify_all();
+        for (auto& w : workers_) w.join();
+    }
+
     struct Loop {
         std::size_t n, piece, n_pieces;
         void*       body;

@@ -1,0 +1,38 @@
+// Counting and refusing allocations. Replaces operator new of the whole program: one source of a test program includes it.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <new>
+
+namespace prism::test {
+
+inline std::atomic<std::size_t> allocations{0};  // of all threads, since the program began
+/// How many allocations still succeed; the one after them fails, and those behind it succeed again.
+inline std::atomic<std::int64_t> allocations_until_failure{std::numeric_limits<std::int64_t>::max()};
+
+inline void* counted_allocation(std::size_t bytes, std::size_t alignment) {
+    allocations.fetch_add(1, std::memory_order_relaxed);
+    if (allocations_until_failure.fetch_sub(1, std::memory_order_relaxed) == 0) throw std::bad_alloc{};
+    const std::size_t whole = (bytes + alignment - 1) / alignment * alignment;
+    if (void* p = std::aligned_alloc(alignment, whole ? whole : alignment)) return p;
+    throw std::bad_alloc{};
+}
+
+}  // namespace prism::test
+
+void* operator new(std::size_t n) { return prism::test::counted_allocation(n, alignof(std::max_align_t)); }
+void* operator new[](std::size_t n) { return prism::test::counted_allocation(n, alignof(std::max_align_t)); }
+void* operator new(std::size_t n, std::align_val_t a) { return prism::test::counted_allocation(n, static_cast<std::size_t>(a)); }
+void* operator new[](std::size_t n, std::align_val_t a) { return prism::test::counted_allocation(n, static_cast<std::size_t>(a)); }
+void  operator delete(void* p) noexcept { std::free(p); }
+void  operator delete[](void* p) noexcept { std::free(p); }
+void  operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void  operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void  operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void  operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void  operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void  operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }

@@ -24,6 +24,9 @@ inline void* counted_allocation(std::size_t bytes, std::size_t alignment) {
 
 }  // namespace prism::test
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"  // GCC 12 does not see that the replacements belong together
+#endif
 void* operator new(std::size_t n) { return prism::test::counted_allocation(n, alignof(std::max_align_t)); }
 void* operator new[](std::size_t n) { return prism::test::counted_allocation(n, alignof(std::max_align_t)); }
 void* operator new(std::size_t n, std::align_val_t a) { return prism::test::counted_allocation(n, static_cast<std::size_t>(a)); }

@@ -8,8 +8,6 @@
 #include "prism/backend/cpu/kernels.hpp"
 #include "prism/backend/cpu/pool.hpp"
 
-#include <Eigen/Core>
-
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -21,10 +19,6 @@
 #include <new>
 #include <span>
 #include <type_traits>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace prism {
 
@@ -118,7 +112,7 @@ public:
         while (isa_ != Isa::portable && width > kernels_->panel && (w.rows + width - 1) / width * n_down < 4 * threads()) width /= 2;
         const std::size_t height = (x.rows() + n_down - 1) / n_down;
         const std::size_t n_across = (w.rows + width - 1) / width;
-        const auto        kernel = isa_ == Isa::portable ? &eigen_tile<W> : std::get<cpu::GemmFn<W>>(kernels_->gemm);
+        const auto        kernel = std::get<cpu::GemmFn<W>>(kernels_->gemm);
         parallel_for(n_across * n_down, 1, [&](std::size_t tile, std::size_t) {
             const std::size_t across = tile / n_down * width, down = tile % n_down * height;
             kernel(part(whole, down, std::min(down + height, x.rows()), across, std::min(across + width, w.rows)));
@@ -223,33 +217,6 @@ private:
         parallel_for(x.rows(), piece, [&](std::size_t begin, std::size_t end) {
             for (std::size_t i = begin; i < end; ++i) body(i);
         });
-    }
-
-    /// The tile as an Eigen product, for processors without kernels of ours.
-    template <class W>
-    static void eigen_tile(const cpu::GemmTile<W>& t) {
-        using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-        using Stride = Eigen::OuterStride<>;
-        using Eigen::Index;
-#if defined(_OPENMP)
-        omp_set_num_threads(1);  // the pool's threads are all there are
-#endif
-        constexpr std::size_t depth = cpu::scratch_floats / cpu::GemmTile<W>::max_cols;
-        float* const          w = cpu::scratch();
-        Eigen::Map<RowMajor, 0, Stride> y(t.y, Index(t.m), Index(t.n), Stride(Index(t.ldy)));
-        for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {
-            const std::size_t k = std::min(depth, t.k - p);
-            for (std::size_t j = 0; j < t.n; ++j) cpu::portable::widen_row(cpu::advance(t.w + j * t.ldw, p), w + j * k, k);
-            const Eigen::Map<const RowMajor, 0, Stride> x(t.x + p, Index(t.m), Index(k), Stride(Index(t.ldx)));
-            const Eigen::Map<const RowMajor>            weights(w, Index(t.n), Index(k));
-            if (p == 0) y.noalias() = x * weights.transpose();
-            else y.noalias() += x * weights.transpose();
-        }
-        for (std::size_t i = 0; i < t.m; ++i) {
-            if (t.bias)
-                for (std::size_t j = 0; j < t.n; ++j) t.y[i * t.ldy + j] += t.bias[j];
-            if (t.act != Activation::none) cpu::portable::activate_row(t.act, t.y + i * t.ldy, t.n);
-        }
     }
 
     Isa                 isa_;

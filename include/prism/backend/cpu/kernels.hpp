@@ -6,6 +6,9 @@
 #include "prism/backend/types.hpp"
 #include "prism/quant/format.hpp"
 
+#include <Eigen/Core>
+
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +22,9 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
+#endif
+#if defined(_OPENMP)
+#include <omp.h>
 #endif
 
 namespace prism::cpu {
@@ -120,6 +126,33 @@ inline QuantisedRows QuantisedRows::at(float* memory, std::size_t rows, std::siz
 namespace portable {
 #include "prism/backend/cpu/simd_portable.inl"
 #include "prism/backend/cpu/kernels.inl"
+
+/// The tile as an Eigen product, for processors without kernels of ours.
+template <class W>
+inline void eigen_gemm(const GemmTile<W>& t) {
+    using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    using Stride = Eigen::OuterStride<>;
+    using Eigen::Index;
+#if defined(_OPENMP)
+    omp_set_num_threads(1);  // the pool's threads are all there are
+#endif
+    constexpr std::size_t           stretch = scratch_floats / GemmTile<W>::max_cols;
+    float* const                    w = scratch();
+    Eigen::Map<RowMajor, 0, Stride> y(t.y, Index(t.m), Index(t.n), Stride(Index(t.ldy)));
+    for (std::size_t p = 0; p == 0 || p < t.k; p += stretch) {
+        const std::size_t k = std::min(stretch, t.k - p);
+        for (std::size_t j = 0; j < t.n; ++j) widen_row(advance(t.w + j * t.ldw, p), w + j * k, k);
+        const Eigen::Map<const RowMajor, 0, Stride> x(t.x + p, Index(t.m), Index(k), Stride(Index(t.ldx)));
+        const Eigen::Map<const RowMajor>            weights(w, Index(t.n), Index(k));
+        if (p == 0) y.noalias() = x * weights.transpose();
+        else y.noalias() += x * weights.transpose();
+    }
+    for (std::size_t i = 0; i < t.m; ++i) {
+        if (t.bias)
+            for (std::size_t j = 0; j < t.n; ++j) t.y[i * t.ldy + j] += t.bias[j];
+        activate_row(t.act, t.y + i * t.ldy, t.n);
+    }
+}
 }  // namespace portable
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -154,13 +187,33 @@ namespace avx512 {
 #endif
 #endif
 
-inline const Kernels& kernels_for(Isa isa) {
+/// The tables. A template only so that programs of many sources can compile the kernels once, which takes a while:
+///
+///     extern template struct prism::cpu::KernelTables<>;      // in every source
+///     template struct prism::cpu::KernelTables<>;             // in one
+template <int = 0>
+struct KernelTables {
+    static const Kernels& of(Isa isa);
+};
+
+// Not inline on purpose: an inline one would be compiled wherever it is called.
+template <int I>
+const Kernels& KernelTables<I>::of(Isa isa) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    if (isa == Isa::avx512) return avx512::kernels();
-    if (isa == Isa::avx2) return avx2::kernels();
+    static constexpr Kernels avx2_table = avx2::kernels(), avx512_table = avx512::kernels();
+    if (isa == Isa::avx512) return avx512_table;
+    if (isa == Isa::avx2) return avx2_table;
 #endif
     static_cast<void>(isa);
-    return portable::kernels();
+    static constexpr Kernels portable_table = [] {
+        Kernels k = portable::kernels();
+        k.gemm = {portable::eigen_gemm<float>, portable::eigen_gemm<bf16_t>, portable::eigen_gemm<fp16_t>, portable::eigen_gemm<q8::block>,
+                  portable::eigen_gemm<q4::block>, portable::eigen_gemm<q4m::block>};
+        return k;
+    }();
+    return portable_table;
 }
+
+inline const Kernels& kernels_for(Isa isa) { return KernelTables<>::of(isa); }
 
 }  // namespace prism::cpu

@@ -548,12 +548,12 @@ inline float read_all(const float* x, std::size_t n) {
     return sum(all);
 }
 
-inline const Kernels& kernels() {
-    static constexpr Kernels table{panel,
+template <int = 0>  // a template, so that nothing is compiled before somebody asks
+constexpr Kernels kernels() {
+    return {panel,
                                    {gemm<float>, gemm<bf16_t>, gemm<fp16_t>, gemm<q8::block>, gemm<q4::block>, gemm<q4m::block>},
                                    {gemv_any<float>, gemv_any<bf16_t>, gemv_any<fp16_t>, gemv_any<q8::block>, gemv_any<q4::block>, gemv_any<q4m::block>},
                                    {widen_row<float>, widen_row<bf16_t>, widen_row<fp16_t>, widen_row<q8::block>, widen_row<q4::block>, widen_row<q4m::block>},
                                    layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row,
                                    rope_row, attend, attend_row, quantise, burst, read_all, 2.0 * chains * lanes};
-    return table;
 }

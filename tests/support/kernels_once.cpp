@@ -1,0 +1,3 @@
+#include "prism/backend/cpu/kernels.hpp"
+
+template struct prism::cpu::KernelTables<>;

@@ -57,6 +57,8 @@ const Vlm& Model::vlm() const {
 Cpu open_backend(const Common& common) { return Cpu{{.threads = common.threads, .isa = common.isa.empty() ? best_isa() : isa_from_name(common.isa)}}; }
 
 std::filesystem::path model_folder(const Common& common, Default which) {
+    for (const auto& part : {common.vision_dir, common.llm_dir})
+        if (!part.empty() && !std::filesystem::is_directory(part)) throw LoadError{part.string(), "is no folder"};
     if (!common.model.empty()) return common.model;
     const auto folder = std::filesystem::path(PRISM_PROGRAM_MODELS) / (which == Default::acts ? "openvla-hf" : "prism-dinosiglip+7b");
     if (!std::filesystem::exists(folder)) throw LoadError{folder.string(), "is the model of the repository, and is not there; name one with --model"};

@@ -22,17 +22,13 @@
 #include "prism/io/npy.hpp"
 #include "prism/io/safetensors.hpp"
 #include "prism/lm/known.hpp"
+#include "prism/model/feature_picture.hpp"
 #include "prism/model/load.hpp"
 #include "prism/model/pretrained.hpp"
 #include "prism/model/registry.hpp"
 #include "prism/model/store_as.hpp"
 #include "prism/text/prompt.hpp"
 #include "prism/text/tokenizer.hpp"
+#include "prism/version.hpp"
 #include "prism/vision/pca.hpp"
 #include "prism/vision/towers.hpp"
-
-namespace prism {
-
-inline constexpr const char* version = "0.1.0";
-
-}  // namespace prism

@@ -42,6 +42,12 @@ Moments moments(const Array& x, std::size_t i) {
     for (std::size_t j = 0; j < x.cols(); ++j) m.variance += (at(x, i, j) - m.mean) * (at(x, i, j) - m.mean) / n;
     return m;
 }
+/// Of every row.
+std::vector<Moments> all_moments(const Array& x) {
+    std::vector<Moments> all;
+    for (std::size_t i = 0; i < x.rows(); ++i) all.push_back(moments(x, i));
+    return all;
+}
 
 }  // namespace
 
@@ -52,11 +58,12 @@ TEST_CASE("ops/rows: layer_norm is within the rounding of its two sums, also far
         Array           y{n, d, d + 3}, z = x;
         ops::layer_norm<Cpu>(be, x.in(), w.row(), b.row(), eps, y.mat());
         ops::layer_norm<Cpu>(be, z.in(), w.row(), b.row(), eps, z.mat());
-        const auto scale = [&](std::size_t i) { return 1 / std::sqrt(moments(x, i).variance + static_cast<double>(eps)); };
-        const auto expected = [&](std::size_t i, std::size_t j) { return (at(x, i, j) - moments(x, i).mean) * scale(i) * at(w, 0, j) + at(b, 0, j); };
+        const auto of = all_moments(x);
+        const auto scale = [&](std::size_t i) { return 1 / std::sqrt(of[i].variance + static_cast<double>(eps)); };
+        const auto expected = [&](std::size_t i, std::size_t j) { return (at(x, i, j) - of[i].mean) * scale(i) * at(w, 0, j) + at(b, 0, j); };
         // The mean is a sum of d; each difference from it carries that sum's error; their squares are a sum of d again.
         const auto bound = [&](std::size_t i, std::size_t j) {
-            const double mean_error = sum_bound(d, moments(x, i).mean_magnitude), own = u * std::abs(at(x, i, j));
+            const double mean_error = sum_bound(d, of[i].mean_magnitude), own = u * std::abs(at(x, i, j));
             const double scaled = std::abs(expected(i, j) - at(b, 0, j));
             return std::abs(at(w, 0, j)) * scale(i) * (mean_error + own) + scaled * (static_cast<double>(d) + 8) * u +
                    scaled * mean_error * mean_error * scale(i) * scale(i) + u * std::abs(at(b, 0, j)) + 2 * u * std::abs(expected(i, j));
@@ -73,8 +80,9 @@ TEST_CASE("ops/rows: rms_norm is within the rounding of its sum, in place too") 
         Array           y{n, d, d + 3}, z = x;
         ops::rms_norm<Cpu>(be, x.in(), w.row(), eps, y.mat());
         ops::rms_norm<Cpu>(be, z.in(), w.row(), eps, z.mat());
+        const auto of = all_moments(x);
         const auto expected = [&](std::size_t i, std::size_t j) {
-            return at(x, i, j) / std::sqrt(moments(x, i).mean_square + static_cast<double>(eps)) * at(w, 0, j);
+            return at(x, i, j) / std::sqrt(of[i].mean_square + static_cast<double>(eps)) * at(w, 0, j);
         };
         const auto bound = [&](std::size_t i, std::size_t j) { return std::abs(expected(i, j)) * (static_cast<double>(d) / 2 + 8) * u; };
         CHECK(y.kept_to_its_rows());

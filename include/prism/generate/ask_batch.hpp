@@ -35,41 +35,51 @@ struct AskBatchOptions {
 };
 
 /// Answers in the order of the questions, each in a conversation of its own. Each picture is encoded once. An answer's
-/// vision_s is the time of its picture, its prefill_s and decode_s those of all that were decoded with it. Throws as
-/// Chat does; a prompt that does not fit is found before any work.
-template <Backend B>
-std::vector<Answer> ask_batch(B& be, const Pretrained<B>& p, std::span<const Question> questions, const AskBatchOptions& options = {}) {
-    const auto&               model = p.model;
-    const std::size_t         n_soft = model.n_soft_tokens(), d = model.config.d_model(), max_tokens = model.llm.max_positions();
-    const ChatParts           parts = chat_parts(p, max_tokens);
+/// image_s and vision_s are the times of its picture, its prefill_s and decode_s those of all that were decoded with it.
+/// Throws as Chat does; a prompt that does not fit into parts.max_tokens is found before any work.
+template <Backend B, class M>
+std::vector<Answer> ask_batch(B& be, const M& model, const ChatParts& parts, std::span<const Question> questions,
+                              const AskBatchOptions& options = {}) {
+    const std::size_t         d = model.llm.d_model();
+    const std::size_t         n_soft = [&]() -> std::size_t {
+        if constexpr (SeeingModel<M, B>) return model.n_soft_tokens();
+        else return 0;
+    }();
     std::vector<Answer>       answers;
     std::vector<BatchItem<B>> items;
     for (const Question& q : questions) {
         Prompt prompt = q.raw ? parts.raw(q.text) : parts.ask(q.text);
         answers.push_back({.prompt = std::move(prompt.text), .input_ids = prompt.ids});
         const std::size_t at = parts.place_picture(prompt.ids, q.picture != nullptr);
-        detail::expect_room(prompt.ids.size(), q.picture ? n_soft : 0, max_tokens);
+        expect_room(prompt.ids.size(), q.picture ? n_soft : 0, parts.max_tokens);
         items.push_back({.ids = std::move(prompt.ids), .picture_at = at});
     }
 
     struct Seen {
         Buffer<typename B::space> soft;
-        double                    seconds = 0;
+        double                    image_s = 0, vision_s = 0;
     };
-    std::map<const Image*, Seen> seen;
+    std::map<const Image*, Seen> all_seen;
     for (std::size_t i = 0; i < questions.size(); ++i) {
         if (!questions[i].picture) continue;
-        auto [at, fresh] = seen.try_emplace(questions[i].picture);
-        if (fresh) {
-            const Pixels<B> pixels{be, parts.transforms, *questions[i].picture};
-            const auto      start = std::chrono::steady_clock::now();
-            at->second.soft = be.allocate(n_soft * d * sizeof(float));
-            Workspace<B> ws{be, seeing_cost(model, pixels.views()).workspace_bytes};
-            model.see(be, ws, pixels.views(), {at->second.soft.template as<float>(), {n_soft, d}});
-            at->second.seconds = detail::seconds_since(start);
+        if constexpr (SeeingModel<M, B>) {
+            auto [at, fresh] = all_seen.try_emplace(questions[i].picture);
+            Seen& seen = at->second;
+            if (fresh) {
+                auto            start = std::chrono::steady_clock::now();
+                const Pixels<B> pixels{be, parts.transforms, *questions[i].picture};
+                seen.image_s = detail::seconds_since(start);
+                start = std::chrono::steady_clock::now();
+                seen.soft = be.allocate(n_soft * d * sizeof(float));
+                Workspace<B> ws{be, seeing_cost(model, pixels.views()).workspace_bytes};
+                model.see(be, ws, pixels.views(), {seen.soft.template as<float>(), {n_soft, d}});
+                seen.vision_s = detail::seconds_since(start);
+            }
+            items[i].soft = {seen.soft.template as<const float>(), {n_soft, d}};
+            answers[i].image_s = seen.image_s, answers[i].vision_s = seen.vision_s;
+        } else {
+            throw ConfigError{"picture", "given", "none: this model has no eyes"};
         }
-        items[i].soft = {at->second.soft.template as<const float>(), {n_soft, d}};
-        answers[i].vision_s = at->second.seconds;
     }
 
     GenerateOptions generate{.max_new_tokens = options.max_new_tokens, .sampling = options.sampling, .cancel = options.cancel};
@@ -78,7 +88,7 @@ std::vector<Answer> ask_batch(B& be, const Pretrained<B>& p, std::span<const Que
     for (std::size_t first = 0; first < items.size(); first += group) {
         const auto               together = std::span<const BatchItem<B>>(items).subspan(first, std::min(group, items.size() - first));
         std::vector<std::size_t> room;  // tokens that still fit, by item
-        for (const auto& item : together) room.push_back(max_tokens - item.ids.size() - item.soft.rows());
+        for (const auto& item : together) room.push_back(parts.max_tokens - item.ids.size() - item.soft.rows());
         const auto on_token = [&](std::size_t i, std::int32_t id) {
             const bool wanted = !options.on_token || options.on_token(first + i, id);
             return room[i] > 0 && (--room[i], wanted);
@@ -93,6 +103,11 @@ std::vector<Answer> ask_batch(B& be, const Pretrained<B>& p, std::span<const Que
         }
     }
     return answers;
+}
+
+template <Backend B>
+std::vector<Answer> ask_batch(B& be, const Pretrained<B>& p, std::span<const Question> questions, const AskBatchOptions& options = {}) {
+    return ask_batch(be, p.model, chat_parts(p, p.model.llm.max_positions()), questions, options);
 }
 
 }  // namespace prism

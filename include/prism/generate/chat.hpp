@@ -70,7 +70,7 @@ struct Answer {
     std::vector<std::int32_t> input_ids{}, output_ids{};
     std::string               text{};  // control tokens left out, white space around it removed
     Stop                      stop = Stop::max_new_tokens;
-    double                    vision_s = 0, prefill_s = 0, decode_s = 0;
+    double                    image_s = 0, vision_s = 0, prefill_s = 0, decode_s = 0;  // image_s: preparing the picture
 };
 
 namespace detail {
@@ -107,12 +107,18 @@ public:
     const Tokenizer& tokenizer() const { return parts_.tokenizer; }
 
     /// Looks at a picture; the conversation starts anew.
-    void show(const Image& image) { show(Pixels<B>{*be_, parts_.transforms, image}); }
+    void show(const Image& image) {
+        const auto      start = std::chrono::steady_clock::now();
+        const Pixels<B> pixels{*be_, parts_.transforms, image};
+        const double    image_s = detail::seconds_since(start);
+        show(pixels);
+        image_s_ = image_s;
+    }
     /// The same with pixels that are prepared already.
     void show(const Pixels<B>& pixels) {
         const auto start = std::chrono::steady_clock::now();
         session_.show(pixels.views());
-        vision_s_ = detail::seconds_since(start);
+        image_s_ = 0, vision_s_ = detail::seconds_since(start);
         restart();
     }
     /// Forgets all turns; the picture stays.
@@ -149,7 +155,7 @@ public:
 
 private:
     Answer complete(Prompt prompt, const AskOptions& options) {
-        Answer answer{.prompt = std::move(prompt.text), .input_ids = prompt.ids, .vision_s = std::exchange(vision_s_, 0)};
+        Answer answer{.prompt = std::move(prompt.text), .input_ids = prompt.ids, .image_s = std::exchange(image_s_, 0), .vision_s = std::exchange(vision_s_, 0)};
         auto             stream = parts_.tokenizer.stream();
         std::string      text;
         bool             going = true;
@@ -179,7 +185,7 @@ private:
     ChatParts     parts_;
     PromptBuilder fresh_prompts_;
     Session<B, M> session_;
-    double        vision_s_ = 0;
+    double        image_s_ = 0, vision_s_ = 0;  // of a picture that no answer has accounted for
 };
 
 template <Backend B, class M>

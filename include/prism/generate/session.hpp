@@ -55,6 +55,14 @@ concept SeeingModel = requires(const M& m, B& be, Workspace<B>& ws, std::span<co
     { m.llm.vocab_size() } -> std::convertible_to<std::size_t>;
 };
 
+/// Throws ConfigError unless a prompt has tokens, and fits together with its picture.
+inline void expect_room(std::size_t n_tokens, std::size_t n_soft, std::size_t max_tokens) {
+    if (n_tokens == 0) throw ConfigError{"prompt", "empty", "at least one token"};
+    if (n_tokens + n_soft > max_tokens)
+        throw ConfigError{"prompt", std::to_string(n_tokens) + " tokens with a picture of " + std::to_string(n_soft),
+                          "together at most max_tokens = " + std::to_string(max_tokens)};
+}
+
 namespace detail {
 
 inline double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -71,14 +79,6 @@ bool take_token(Generated& out, std::int32_t id, const GenerateOptions& options,
     else if (out.ids.size() == options.max_new_tokens) out.stop = Stop::max_new_tokens;
     else return true;
     return false;
-}
-
-/// Throws ConfigError unless a prompt has tokens, and fits together with its picture.
-inline void expect_room(std::size_t n_tokens, std::size_t n_soft, std::size_t max_tokens) {
-    if (n_tokens == 0) throw ConfigError{"prompt", "empty", "at least one token"};
-    if (n_tokens + n_soft > max_tokens)
-        throw ConfigError{"prompt", std::to_string(n_tokens) + " tokens with a picture of " + std::to_string(n_soft),
-                          "together at most max_tokens = " + std::to_string(max_tokens)};
 }
 
 /// How many ids are scored. Throws ConfigError unless the vocabulary has them.
@@ -266,7 +266,7 @@ private:
     /// Makes the cache hold `sequence`, reading what it does not hold yet; at least the last token is read.
     template <class OnRows = std::nullptr_t>
     void read(const std::vector<std::int32_t>& sequence, OnRows&& on_rows = nullptr) {
-        detail::expect_room(sequence.size() - n_soft_, n_soft_, options_.max_tokens);
+        expect_room(sequence.size() - n_soft_, n_soft_, options_.max_tokens);
         std::size_t n_soft = 0;
         for (std::int32_t id : sequence)
             if (id == soft_token ? ++n_soft > n_soft_ : id < 0 || static_cast<std::size_t>(id) >= model_->llm.vocab_size())

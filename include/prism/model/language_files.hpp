@@ -5,6 +5,7 @@
 #include "prism/lm/known.hpp"
 #include "prism/model/load.hpp"
 
+#include <cmath>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,13 @@ inline std::size_t even_head_dim(const ConfigReader& c, const char* key, std::si
     return head_dim;
 }
 
+/// A number over 0 that f32 has.
+inline float positive(const ConfigReader& c, const char* key, double fallback) {
+    const auto x = static_cast<float>(c.real(key, fallback));
+    if (!(x > 0) || std::isinf(x)) c.refuse(key, "a number over 0 that fits a float");
+    return x;
+}
+
 /// Llama, Mistral or Qwen2: keys that are missing take the defaults of transformers' class for `type`.
 inline LlamaConfig llama_config(const ConfigReader& c, const std::string& type) {
     const bool  mistral = type == "mistral", qwen2 = type == "qwen2";
@@ -41,12 +49,10 @@ inline LlamaConfig llama_config(const ConfigReader& c, const std::string& type) 
     m.head_dim = c.has("head_dim") ? even_head_dim(c, "head_dim", c.count("head_dim"))
                                    : even_head_dim(c, "num_attention_heads", multiple_heads(c, m.d_model, m.n_heads));
     m.max_positions = c.count("max_position_embeddings", mistral ? 131072 : qwen2 ? 32768 : 2048);
-    m.norm_eps = static_cast<float>(c.real("rms_norm_eps", 1e-6));
-    m.rope_theta = static_cast<float>(c.real("rope_theta", 1e4));
+    m.norm_eps = positive(c, "rms_norm_eps", 1e-6);
+    m.rope_theta = positive(c, "rope_theta", 1e4);
     m.tied_embeddings = c.flag("tie_word_embeddings", false);
     m.qkv_bias = qwen2;
-    if (!(m.norm_eps > 0)) c.refuse("rms_norm_eps", "a number over 0");
-    if (!(m.rope_theta > 0)) c.refuse("rope_theta", "a number over 0");
     // A key that is null means no window; one that is absent, the class default. transformers 4.40's mask lets a token
     // see one key more than the key says.
     const bool none = c.json().contains("sliding_window") && !c.has("sliding_window");
@@ -71,11 +77,9 @@ inline PhiConfig phi_config(const ConfigReader& c) {
     m.rotary_dim = factor > 0 && factor <= 1 ? static_cast<std::size_t>(factor * static_cast<double>(m.head_dim)) : 0;
     if (m.rotary_dim == 0 || m.rotary_dim % 2 != 0) c.refuse("partial_rotary_factor", "one over 0, at most 1, that gives an even number of values");
     m.max_positions = c.count("max_position_embeddings", 2048);
-    m.norm_eps = static_cast<float>(c.real("layer_norm_eps", 1e-5));
-    m.rope_theta = static_cast<float>(c.real("rope_theta", 1e4));
+    m.norm_eps = positive(c, "layer_norm_eps", 1e-5);
+    m.rope_theta = positive(c, "rope_theta", 1e4);
     m.tied_embeddings = c.flag("tie_word_embeddings", false);
-    if (!(m.norm_eps > 0)) c.refuse("layer_norm_eps", "a number over 0");
-    if (!(m.rope_theta > 0)) c.refuse("rope_theta", "a number over 0");
     const std::string act = c.choice("hidden_act", {"gelu_new", "gelu_pytorch_tanh", "gelu", "quick_gelu"}, "gelu_new");
     m.act = act == "gelu" ? Activation::gelu_erf : act == "quick_gelu" ? Activation::quick_gelu : Activation::gelu_tanh;
     if (c.flag("qk_layernorm", false)) c.refuse("qk_layernorm", "false");

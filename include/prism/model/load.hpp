@@ -7,6 +7,7 @@
 #include "prism/core/fields.hpp"
 #include "prism/io/checkpoint.hpp"
 #include "prism/io/name_map.hpp"
+#include "prism/nn/param.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -98,19 +99,16 @@ public:
     explicit Loading(B& be) : be_(&be) {}
 
     /// Looks up every parameter of `module`, which has to stay where it is until finish(). `rename` turns the module's
-    /// names into the file's.
+    /// names into the file's. Parameters that `left_out` names (by the module's names) are not looked up; finish() makes
+    /// them absent.
     template <class M>
-    void add(M& module, Checkpoint file, const NameMap& rename = {}, const IgnoredTensors& ignored = {}) {
-        Ledger&                        ledger = ledgers_.emplace_back(std::move(file), ignored);
-        std::vector<const TensorInfo*> tensors;  // in the order of visit
-        visit(module, [&](const std::string& path, const auto& param) {
-            if (!param.shape().empty()) tensors.push_back(ledger.match(rename(path), param.shape()));
-        });
-        binds_.push_back([be = be_, &module, tensors = std::move(tensors)] {
-            auto next = tensors.begin();
-            visit(module, [&](const std::string&, auto& param) {
-                if (!param.shape().empty()) param.bind(*be, **next++);  // CPU: points into the mapped file; CUDA: uploads
-            });
+    void add(M& module, Checkpoint file, const NameMap& rename = {}, const IgnoredTensors& ignored = {},
+             const std::function<bool(std::string_view path)>& left_out = {}) {
+        Ledger& ledger = ledgers_.emplace_back(std::move(file), ignored);
+        visit(module, [&](const std::string& path, auto& param) {
+            if (param.shape().empty()) return;
+            if (left_out && left_out(path)) steps_.push_back({&param, nullptr, {}});
+            else if (const TensorInfo* tensor = ledger.match(rename(path), param.shape())) steps_.push_back({&param, tensor, param.kept_as(tensor->dtype)});
         });
     }
 
@@ -122,8 +120,9 @@ public:
         ledgers_.emplace_back(Checkpoint{file.file(), std::move(others)});
     }
 
-    /// Throws LoadError that lists all missing, unexpected and differently shaped tensors of all files; the modules are
-    /// then unchanged. Otherwise each tensor and each parameter has met exactly one partner.
+    /// Throws LoadError that lists all missing, unexpected and differently shaped tensors of all files. Otherwise each
+    /// tensor and each parameter has met exactly one partner. The modules change all together, or, where anything is
+    /// thrown, not at all.
     void finish() {
         std::string   problems;
         const Ledger* first = nullptr;
@@ -136,13 +135,25 @@ public:
         }
         if (n == 1 && problems.starts_with("1 of another shape")) first->throw_if_one_shape();
         if (n > 0) throw LoadError{first->file(), "the weights do not fit the model: " + problems};
-        for (const auto& bind : binds_) bind();
+        std::vector<Placed> values;
+        values.reserve(steps_.size());
+        for (const Step& s : steps_) values.push_back(s.tensor ? be_->place(*s.tensor, s.dtype) : Placed{});  // CPU: in the mapped file; CUDA: uploads
+        for (std::size_t i = 0; i < steps_.size(); ++i) {  // nothing throws from here on
+            if (steps_[i].tensor) steps_[i].leaf->take(std::move(values[i]), steps_[i].dtype);
+            else steps_[i].leaf->leave_out();
+        }
     }
 
 private:
-    B*                                 be_;
-    std::deque<Ledger>                 ledgers_;  // a deque: tensors are pointed to
-    std::vector<std::function<void()>> binds_;
+    struct Step {
+        detail::Leaf<B>*  leaf;
+        const TensorInfo* tensor;  // null: the part becomes absent
+        Dtype             dtype;
+    };
+
+    B*                 be_;
+    std::deque<Ledger> ledgers_;  // a deque: tensors are pointed to
+    std::vector<Step>  steps_;
 };
 
 /// Fills every parameter of `module`. On return each tensor of the file and each parameter has met exactly one partner;

@@ -10,6 +10,7 @@
 #include "prism/text/prompt.hpp"
 #include "prism/text/tokenizer.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <filesystem>
@@ -105,12 +106,6 @@ struct Pretrained {
 
 namespace detail {
 
-/// Where each part of a model's weights is, and what its names turn into.
-struct Part {
-    Checkpoint file;
-    NameMap    rename{};
-};
-
 inline std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder) {
     for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"})
         if (std::filesystem::exists(folder / name)) return Tokenizer::open(folder);
@@ -179,12 +174,13 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
     const Checkpoint run = Checkpoint::open(folder / "checkpoints" / "latest-checkpoint.pt", options.mode);
     const Checkpoint llm = run.below("model.llm_backbone.llm"), projector = run.below("model.projector.projector");
     const Checkpoint tuned_towers = run.below("model.vision_backbone");
+    const auto       featurizer = [&](std::size_t i) { return backbone.fused() ? std::string(backbone.towers[i].key) + "_featurizer" : "featurizer"; };
 
     const std::filesystem::path vision_dir = options.vision_dir.empty() ? folder / "vision" : options.vision_dir;
     std::vector<Checkpoint>     tower_files;
     for (std::size_t i = 0; i < backbone.n_towers; ++i) {
         const TowerSpec& spec = backbone.towers[i];
-        const Checkpoint tuned = tuned_towers.below(backbone.fused() ? std::string(spec.key) + "_featurizer" : "featurizer");
+        const Checkpoint tuned = tuned_towers.below(featurizer(i));
         const bool       trained = !tuned.tensors().empty();
         VitConfig        vit = tower_config(backbone, i);
         Statistics       stats = tower_statistics(spec.key);
@@ -219,6 +215,7 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
     loading.add(p.model.projector, projector);
     add_language_model(loading, p.model.llm, llm);
     loading.expect_only(run, {"model.projector.projector.", "model.llm_backbone.llm.", "model.vision_backbone.", "optimizer."});
+    loading.expect_only(tuned_towers, {featurizer(0) + ".", featurizer(backbone.n_towers - 1) + "."});
     loading.finish();
     if (std::filesystem::exists(folder / "dataset_statistics.json"))
         p.action_statistics = read_action_statistics(ConfigReader::open(folder / "dataset_statistics.json"));
@@ -240,14 +237,16 @@ inline void read_preprocessor(const std::filesystem::path& folder, PrismaticConf
         if (params.size() != c.towers.size()) p.refuse("tvf_normalize_params", "one entry a tower: " + std::to_string(c.towers.size()));
         for (std::size_t i = 0; i < params.size(); ++i) c.towers[i].transform.stats = read_statistics(params[i], "mean", "std");
     } else if (p.has("means") && p.has("stds")) {
+        for (const char* key : {"means", "stds"})
+            if (!p.json().at(key).is_array() || p.json().at(key).size() != c.towers.size()) p.refuse(key, "one entry a tower: " + std::to_string(c.towers.size()));
         for (std::size_t i = 0; i < c.towers.size(); ++i) {
-            const ConfigReader one{Json{{"mean", p.json().at("means").at(i)}, {"std", p.json().at("stds").at(i)}}, p.file()};
-            c.towers[i].transform.stats = read_statistics(one, "mean", "std");
+            const ConfigReader one{Json{{"means", p.json().at("means")[i]}, {"stds", p.json().at("stds")[i]}}, p.file()};
+            c.towers[i].transform.stats = read_statistics(one, "means", "stds");
         }
     }
     if (p.flag("tvf_do_letterbox", false) && p.has("tvf_letterbox_fill")) {
-        const auto fill = p.counts("tvf_letterbox_fill", {}, 255);
-        if (fill.size() != 3) p.refuse("tvf_letterbox_fill", "three numbers up to 255");
+        const auto fill = p.reals("tvf_letterbox_fill");
+        if (fill.size() != 3 || std::ranges::any_of(fill, [](double x) { return !(x >= 0 && x <= 255); })) p.refuse("tvf_letterbox_fill", "three numbers from 0 to 255");
         for (auto& t : c.towers) t.transform.fill = Rgb{static_cast<std::uint8_t>(fill[0]), static_cast<std::uint8_t>(fill[1]), static_cast<std::uint8_t>(fill[2])};
     }
 }
@@ -265,15 +264,17 @@ Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const Pre
     const Resize        strategy = resize_from_name(config.choice("image_resize_strategy", {"letterbox", "resize-naive", "resize-crop"}));
     const auto          sizes = config.counts("image_sizes", std::vector<std::size_t>(backbone.n_towers, backbone.image_size), 1 << 16);
     if (sizes.size() != backbone.n_towers) config.refuse("image_sizes", "one size a tower: " + std::to_string(backbone.n_towers));
-    const auto overrides = config.has("timm_override_act_layers") ? config.json().at("timm_override_act_layers") : Json(nullptr);
+    const Json overrides = config.has("timm_override_act_layers") ? config.json().at("timm_override_act_layers") : Json::array();
+    if (!overrides.is_array() || std::ranges::any_of(overrides, [](const Json& act) { return !act.is_null() && act != "quick_gelu"; }))
+        config.refuse("timm_override_act_layers", "a list of null and \"quick_gelu\"");
     const auto args = config.has("timm_model_args") ? config.objects("timm_model_args") : std::vector<ConfigReader>{};
     for (std::size_t i = 0; i < backbone.n_towers; ++i) {
         VitConfig vit = *vit::from_timm_name(backbone.towers[i].timm_model);
         vit.image_size = sizes[i];
         if (i < args.size()) vit = with_timm_args(vit, args[i]);
         // The export names the activation of each tower; without the list, Prismatic's own choice holds.
-        const bool quick = overrides.is_array() && i < overrides.size() ? overrides[i] == "quick_gelu" : backbone.towers[i].quick_gelu;
-        if (quick) vit.act = Activation::quick_gelu;
+        if (i < overrides.size() ? !overrides[i].is_null() : backbone.towers[i].quick_gelu) vit.act = Activation::quick_gelu;
+        expect_tower(vit, config, {.image_size = "image_sizes"});
         c.towers.push_back({std::string(backbone.towers[i].key), vit, tower_transform(backbone, i, strategy, vit.image_size)});
     }
     read_preprocessor(folder, c);
@@ -326,7 +327,7 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
     vit.n_layers = vision.count("num_hidden_layers", 24, 4096);
     vit.n_heads = vision.count("num_attention_heads", 16);
     vit.d_ff = vision.count("intermediate_size", 4096);
-    if (vit.d_model % vit.n_heads != 0) vision.refuse("num_attention_heads", "a divisor of hidden_size");
+    expect_tower(vit, vision, {"hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size"});
     const std::string act = vision.choice("hidden_act", {"quick_gelu", "gelu"}, "quick_gelu");
     vit.act = act == "gelu" ? Activation::gelu_erf : Activation::quick_gelu;
 
@@ -355,7 +356,8 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
     add_tower(loading, p.model.towers[0], parts.below("vision_tower"));
     loading.add(p.model.projector, parts.below("multi_modal_projector"), NameMap{}.prefix("0", "linear_1").prefix("2", "linear_2"));
     add_language_model(loading, p.model.llm, llm);
-    loading.expect_only(parts, {"vision_tower.", "multi_modal_projector.", "language_model."});
+    if (newer) loading.expect_only(all, {"model.vision_tower.", "model.multi_modal_projector.", "model.language_model.", "lm_head.weight"});
+    else loading.expect_only(all, {"vision_tower.", "multi_modal_projector.", "language_model."});
     loading.finish();
     return p;
 }
@@ -423,8 +425,8 @@ PretrainedTower<B> tower_from_pretrained(B& be, const std::filesystem::path& fol
     const auto json = ConfigReader::open(folder / "config.json");
     VitConfig  config = timm_config(json);
     if (image_size) config.image_size = image_size;
-    if (config.image_size < config.patch_size)
-        throw ConfigError{"image_size", std::to_string(config.image_size), "at least the patch size " + std::to_string(config.patch_size)};
+    if (config.n_patches() == 0 || config.n_patches() > 1 << 16)
+        throw ConfigError{"image_size", std::to_string(config.image_size), "one that gives 1 to 65536 patches of " + std::to_string(config.patch_size) + " pixels"};
     ImageTransform transform{.stats = statistics::half, .strategy = Resize::naive, .size = config.image_size};
     if (json.has("pretrained_cfg") && json.object("pretrained_cfg").has("mean"))
         transform.stats = detail::read_statistics(json.object("pretrained_cfg"), "mean", "std");

@@ -49,11 +49,13 @@ inline TensorInfo stack_rows(std::string name, const std::vector<const TensorInf
     return t;
 }
 
-/// One naming of a ViT's tensors: prefix rules from a foreign name to timm's. What no rule names is dropped.
+/// One naming of a ViT's tensors: rules from a foreign name to timm's, by prefix. What is not below `root` belongs to
+/// other parts of a bigger model; what is below it, and no rule names, keeps its name and so is found unexpected.
 struct TowerNames {
-    std::string layers;                                             // "vision_model.encoder.layers."
-    std::vector<std::pair<std::string, std::string>> outside, inside;  // of a layer: rest of the name, by prefix
-    std::vector<std::string> qkv;                                   // three separate projections, to be stacked
+    std::string root, layers;                                          // "vision_model.", "vision_model.encoder.layers."
+    std::vector<std::pair<std::string, std::string>> outside, inside;  // of a layer: rest of the name
+    std::vector<std::string> qkv;                                      // three separate projections, to be stacked
+    std::vector<std::string> dropped;                                  // parts that features do not need
 };
 
 inline std::optional<std::string> renamed(const std::vector<std::pair<std::string, std::string>>& rules, std::string_view name) {
@@ -70,23 +72,28 @@ inline std::vector<TensorInfo> rename_tower(const Checkpoint& file, const TowerN
             const std::string rest = tensor.name.substr(names.layers.size());
             const std::size_t dot = std::min(rest.find('.'), rest.size());
             const std::string block = "blocks." + rest.substr(0, dot) + ".", part = dot < rest.size() ? rest.substr(dot + 1) : "";
-            if (!names.qkv.empty() && part.starts_with(names.qkv[0])) {  // the first of three stands for all
-                const std::string leaf = part.substr(names.qkv[0].size());
+            const auto        projection = std::ranges::find_if(names.qkv, [&](const std::string& p) { return part.starts_with(p); });
+            if (projection != names.qkv.end()) {
+                const std::string leaf = part.substr(projection->size());
                 std::vector<const TensorInfo*> parts;
-                for (const auto& projection : names.qkv) {
-                    const std::string whole = names.layers + rest.substr(0, dot + 1) + projection + leaf;
+                for (const auto& one : names.qkv) {
+                    const std::string whole = names.layers + rest.substr(0, dot + 1) + one + leaf;
                     const TensorInfo* found = file.find(whole);
                     if (!found) throw LoadError{file.file(), "tensor '" + whole + "' is missing beside '" + tensor.name + "'"};
                     parts.push_back(found);
                 }
-                result.push_back(stack_rows(block + "attn.qkv." + leaf, parts));
+                if (projection == names.qkv.begin()) result.push_back(stack_rows(block + "attn.qkv." + leaf, parts));  // once for all three
                 continue;
             }
             if (auto inner = renamed(names.inside, part)) name = block + *inner;
         } else {
             name = renamed(names.outside, tensor.name);
         }
-        if (!name) continue;
+        if (!name) {
+            const auto dropped = [&](const std::string& d) { return tensor.name == d || (d.ends_with('.') && tensor.name.starts_with(d)); };
+            if (!tensor.name.starts_with(names.root) || std::ranges::any_of(names.dropped, dropped)) continue;
+            name = tensor.name;
+        }
         TensorInfo t = tensor;
         t.name = *name;
         if (t.name == "cls_token") t.shape = {1, 1, t.elements()};
@@ -113,33 +120,35 @@ inline void fold_class_position(std::vector<TensorInfo>& tensors) {
 }
 
 inline TowerNames open_clip_names(const std::string& visual) {
-    return {visual + "transformer.resblocks.",
+    return {visual, visual + "transformer.resblocks.",
             {{visual + "class_embedding", "cls_token"}, {visual + "positional_embedding", "pos_embed"},
              {visual + "conv1.weight", "patch_embed.proj.weight"}, {visual + "ln_pre.", "norm_pre."}, {visual + "ln_post.", "norm."}},
             {{"ln_1.", "norm1."}, {"ln_2.", "norm2."}, {"attn.in_proj_weight", "attn.qkv.weight"}, {"attn.in_proj_bias", "attn.qkv.bias"},
              {"attn.out_proj.", "attn.proj."}, {"mlp.c_fc.", "mlp.fc1."}, {"mlp.c_proj.", "mlp.fc2."}},
-            {}};
+            {}, {visual + "proj"}};
 }
 
 /// CLIP and SigLIP of transformers.
 inline TowerNames hugging_face_names(const std::string& model) {
-    return {model + "encoder.layers.",
+    return {model, model + "encoder.layers.",
             {{model + "embeddings.class_embedding", "cls_token"}, {model + "embeddings.position_embedding.weight", "pos_embed"},
              {model + "embeddings.patch_embedding.", "patch_embed.proj."}, {model + "pre_layrnorm.", "norm_pre."},
              {model + "post_layernorm.", "norm."}},
             {{"layer_norm1.", "norm1."}, {"layer_norm2.", "norm2."}, {"self_attn.out_proj.", "attn.proj."},
              {"mlp.fc1.", "mlp.fc1."}, {"mlp.fc2.", "mlp.fc2."}},
-            {"self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."}};
+            {"self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."},
+            {model + "embeddings.position_ids", model + "head."}};
 }
 
 inline TowerNames hugging_face_dinov2_names(const std::string& model) {
-    return {model + "encoder.layer.",
+    return {model, model + "encoder.layer.",
             {{model + "embeddings.cls_token", "cls_token"}, {model + "embeddings.register_tokens", "reg_token"},
              {model + "embeddings.position_embeddings", "pos_embed"}, {model + "embeddings.patch_embeddings.projection.", "patch_embed.proj."},
              {model + "layernorm.", "norm."}},
             {{"norm1.", "norm1."}, {"norm2.", "norm2."}, {"attention.output.dense.", "attn.proj."}, {"layer_scale1.lambda1", "ls1.gamma"},
              {"layer_scale2.lambda1", "ls2.gamma"}, {"mlp.fc1.", "mlp.fc1."}, {"mlp.fc2.", "mlp.fc2."}},
-            {"attention.attention.query.", "attention.attention.key.", "attention.attention.value."}};
+            {"attention.attention.query.", "attention.attention.key.", "attention.attention.value."},
+            {model + "embeddings.mask_token", model + "classifier."}};
 }
 
 }  // namespace detail
@@ -179,17 +188,20 @@ template <Backend B>
 void add_tower(Loading<B>& loading, Vit<B>& vit, const Checkpoint& file) {
     const VitConfig& c = vit.config;
     Checkpoint       named = timm_named(file);
+    const std::size_t n_prefix = c.n_positions() - c.n_patches();
     if (const TensorInfo* table = named.find("pos_embed");
-        table && table->shape.size() == 3 && table->shape[2] == c.d_model && table->shape[1] != c.n_positions()) {
-        const std::size_t       n_prefix = c.n_positions() - c.n_patches();
+        table && table->shape.size() == 3 && table->shape[0] == 1 && table->shape[2] == c.d_model && table->shape[1] != c.n_positions() &&
+        is_square_grid(table->shape[1], n_prefix)) {
         std::vector<TensorInfo> tensors(named.tensors());
         const auto              at = std::ranges::find(tensors, std::string_view("pos_embed"), &TensorInfo::name);
         *at = detail::tensor_of("pos_embed", {1, c.n_positions(), c.d_model},
                                 resample_positions(to_floats(*table), c.d_model, n_prefix, c.grid()), table->file);
         named = Checkpoint{named.file(), std::move(tensors)};
     }
-    if (c.attention_pool && !named.find("attn_pool.latent")) vit.attn_pool = {};
-    loading.add(vit, std::move(named), {}, [pooled = c.attention_pool](std::string_view name) { return name.starts_with("attn_pool.") && !pooled; });
+    const auto of_pool = [](std::string_view name) { return name.starts_with("attn_pool."); };
+    if (!c.attention_pool) loading.add(vit, std::move(named), {}, of_pool);
+    else if (named.find("attn_pool.latent")) loading.add(vit, std::move(named));
+    else loading.add(vit, std::move(named), {}, {}, of_pool);
 }
 
 /// The same at once. Throws LoadError.
@@ -198,6 +210,21 @@ void load_tower(B& be, Vit<B>& vit, const Checkpoint& file) {
     Loading<B> loading{be};
     add_tower(loading, vit, file);
     loading.finish();
+}
+
+/// The words of a configuration for the sizes of a tower.
+struct TowerKeys {
+    const char *d_model = "embed_dim", *n_layers = "depth", *n_heads = "num_heads", *image_size = "img_size", *patch_size = "patch_size";
+};
+
+/// Throws ConfigError unless a tower of these sizes can be run.
+inline void expect_tower(const VitConfig& v, const ConfigReader& c, const TowerKeys& keys = {}) {
+    constexpr std::size_t most_patches = std::size_t{1} << 16;
+    if (v.d_model % v.n_heads != 0) c.refuse(keys.n_heads, std::string("a divisor of ") + keys.d_model + " " + std::to_string(v.d_model));
+    if (v.d_model / v.n_heads > 256) c.refuse(keys.n_heads, "one that gives heads of at most 256");
+    if (v.n_layers < 2) c.refuse(keys.n_layers, "at least 2: features are those of the second-to-last block");
+    if (v.image_size < v.patch_size) c.refuse(keys.image_size, std::string("at least ") + keys.patch_size + " " + std::to_string(v.patch_size));
+    if (v.n_patches() > most_patches) c.refuse(keys.image_size, "one that gives at most " + std::to_string(most_patches) + " patches");
 }
 
 /// A configuration with arguments of timm's VisionTransformer put over it. Throws ConfigError.
@@ -218,10 +245,7 @@ inline VitConfig with_timm_args(VitConfig v, const ConfigReader& args) {
     if (args.has("global_pool")) v.attention_pool = args.text("global_pool") == "map";
     if (args.has("act_layer")) v.act = args.choice("act_layer", {"gelu", "quick_gelu", "gelu_tanh"}) == "gelu" ? Activation::gelu_erf
                                        : args.text("act_layer") == "quick_gelu" ? Activation::quick_gelu : Activation::gelu_tanh;
-    if (v.d_model % v.n_heads != 0) args.refuse("num_heads", "a divisor of embed_dim " + std::to_string(v.d_model));
-    if (v.d_model / v.n_heads > 256) args.refuse("num_heads", "one that gives heads of at most 256");
-    if (v.n_layers < 2) args.refuse("depth", "at least 2: features are those of the second-to-last block");
-    if (v.image_size < v.patch_size) args.refuse("img_size", "at least patch_size " + std::to_string(v.patch_size));
+    expect_tower(v, args);
     return v;
 }
 

@@ -28,7 +28,14 @@ public:
         for (std::size_t e : shape_) n *= e;
         return n;
     }
-    bool bound() const { return placed_.owner != nullptr || placed_.data != nullptr; }
+    bool  bound() const { return placed_.owner != nullptr || placed_.data != nullptr; }
+    /// The type of the values.
+    Dtype dtype() const { return dtype_; }
+
+    /// Takes values that lie where the backend can read them, in a type that the parameter may have.
+    void take(Placed values, Dtype dtype) noexcept { placed_ = std::move(values), dtype_ = dtype; }
+    /// Makes the part absent, as if the configuration said so.
+    void leave_out() noexcept { shape_.clear(), placed_ = {}; }
 
 protected:
     const void* data() const {
@@ -39,6 +46,7 @@ protected:
 
     std::vector<std::size_t> shape_;
     Placed                   placed_;
+    Dtype                    dtype_ = Dtype::f32;
 };
 
 }  // namespace detail
@@ -49,10 +57,10 @@ class Param : public detail::Leaf<B> {
 public:
     using detail::Leaf<B>::Leaf;
 
+    /// The type that values stored in another one are kept in.
+    static constexpr Dtype kept_as(Dtype) { return Dtype::f32; }
     /// Takes the values of a tensor of this shape: in place where the backend can, else converted to f32.
-    void bind(B& be, const TensorInfo& tensor) { this->placed_ = be.place(tensor, Dtype::f32); }
-
-    Dtype dtype() const { return Dtype::f32; }
+    void bind(B& be, const TensorInfo& tensor) { this->take(be.place(tensor, Dtype::f32), Dtype::f32); }
 
     /// All values in one row; empty when absent.
     Vec<B, const float> view() const { return {static_cast<const float*>(this->data()), {this->size()}}; }
@@ -69,13 +77,11 @@ class Weight : public detail::Leaf<B> {
 public:
     using detail::Leaf<B>::Leaf;
 
-    /// Takes the values as they are stored where `Formats` lists their type, else converted to f32.
-    void bind(B& be, const TensorInfo& tensor) {
-        dtype_ = listed(tensor.dtype, Formats{}) ? tensor.dtype : Dtype::f32;
-        this->placed_ = be.place(tensor, dtype_);
-    }
+    /// The type that values stored in another one are kept in: that one where `Formats` lists it, else f32.
+    static constexpr Dtype kept_as(Dtype stored) { return listed(stored, Formats{}) ? stored : Dtype::f32; }
+    /// Takes the values of a tensor of this shape: in place where the backend can, else converted.
+    void bind(B& be, const TensorInfo& tensor) { this->take(be.place(tensor, kept_as(tensor.dtype)), kept_as(tensor.dtype)); }
 
-    Dtype       dtype() const { return dtype_; }
     std::size_t rows() const { return this->shape_.empty() ? 0 : this->shape_[0]; }
     std::size_t cols() const { return rows() ? this->size() / rows() : 0; }
 
@@ -100,7 +106,7 @@ private:
     template <class Fn, class... F>
     void dispatch(std::size_t first, std::size_t count, Fn& f, format_list<F...>) const {
         const auto call = [&]<class G>(G) {
-            if (dtype_ != G::dtype) return false;
+            if (this->dtype_ != G::dtype) return false;
             const auto* blocks = static_cast<const typename G::block*>(this->data());
             const std::size_t stride = blocks_per_row<G>(cols());
             f(Packed<G, typename B::space>{blocks ? blocks + first * stride : nullptr, count, cols(), stride});
@@ -108,8 +114,6 @@ private:
         };
         static_cast<void>((call(F{}) || ...));
     }
-
-    Dtype dtype_ = Dtype::f32;
 };
 
 }  // namespace prism

@@ -12,15 +12,22 @@
 
 namespace prism {
 
+/// Whether a table of `rows` rows is a square grid after `n_prefix` rows for other tokens.
+inline bool is_square_grid(std::size_t rows, std::size_t n_prefix) {
+    const std::size_t grid_rows = rows > n_prefix ? rows - n_prefix : 0;
+    const auto        n = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(grid_rows))));
+    return n > 0 && n * n == grid_rows;
+}
+
 /// A table [n_prefix + n n, d] with its grid resampled to [n_prefix + m m, d]; prefix rows stay as they are. n follows
 /// from the size of the table. Throws ShapeError when the grid rows are no square.
 /// Source: timm, layers/pos_embed.py (torch's bicubic with antialias: a = -0.5, half-pixel centres, f32).
 inline std::vector<float> resample_positions(std::span<const float> table, std::size_t d, std::size_t n_prefix, std::size_t m) {
-    const std::size_t rows = d ? table.size() / d : 0, grid_rows = rows > n_prefix ? rows - n_prefix : 0;
-    const auto        n = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(grid_rows))));
-    if (n == 0 || n * n != grid_rows)
+    const std::size_t rows = d ? table.size() / d : 0;
+    if (!is_square_grid(rows, n_prefix))
         throw ShapeError{"resample_positions", "table", "a square grid after " + std::to_string(n_prefix) + " prefix rows",
                          std::to_string(rows) + " rows"};
+    const auto n = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(rows - n_prefix))));
 
     struct Taps { std::size_t lo; std::vector<float> weights; };
     const auto cubic = [](float t) {

@@ -1,0 +1,232 @@
+// ask, chat, score, act: the commands that answer.
+#include "files.hpp"
+#include "models.hpp"
+#include "progress.hpp"
+
+#include "prism/generate/ask_batch.hpp"
+#include "prism/generate/policy.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <deque>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+
+namespace program {
+
+namespace {
+
+using namespace prism;
+using Clock = std::chrono::steady_clock;
+
+/// A bar for the work until the first token: encoding pictures and reading prompts, counted in operations.
+class Reading {
+public:
+    Reading(const Common& common, const Cpu& cpu, const Vlm* vlm, const prism::LanguageModel<Cpu>& llm, std::size_t n_pictures, std::size_t n_tokens) {
+        double flops = static_cast<double>(reading_cost(llm, std::max<std::size_t>(1, n_tokens)).flops);
+        if (vlm && n_pictures) {
+            std::vector<PixelView<Dry>> pixels;
+            for (const auto& t : vlm->model.config.towers) pixels.push_back({nullptr, {1, 3, t.vit.image_size, t.vit.image_size}});
+            flops += static_cast<double>(n_pictures) * static_cast<double>(seeing_cost(vlm->model, std::span<const PixelView<Dry>>(pixels)).flops);
+        }
+        const auto done = [&cpu, before = cpu.flops_done()] { return static_cast<double>(cpu.flops_done() - before); };
+        bar_.emplace(!common.quiet, "reading", flops, 1e9, "GFLOP", done);
+    }
+    void end() { bar_.reset(); }
+
+private:
+    std::optional<Progress> bar_;
+};
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+Json to_json(const Answer& a, double load_s, double open_s) {
+    const double n_steps = static_cast<double>(a.output_ids.size()) - 1;  // the first token comes out of reading the prompt
+    return {{"prompt", a.prompt},
+            {"input_ids", a.input_ids},
+            {"output_ids", a.output_ids},
+            {"text", a.text},
+            {"timing",
+             {{"load_s", load_s},
+              {"image_s", open_s + a.image_s},
+              {"vision_s", a.vision_s},
+              {"prefill_s", a.prefill_s},
+              {"decode_s", a.decode_s},
+              {"decode_tokens_per_s", n_steps > 0 && a.decode_s > 0 ? n_steps / a.decode_s : 0.0}}}};
+}
+
+/// How a model reads. A language model alone has no form of its own for questions: it goes on with the text.
+ChatParts parts_of(const Model& model) {
+    if (const auto* llm = std::get_if<Language>(&model.parts)) {
+        if (!llm->tokenizer) throw LoadError{model.folder.string(), "has no tokenizer, which is needed to read text"};
+        return {.tokenizer = *llm->tokenizer, .prompts = PromptBuilder{PromptFormat{}}, .transforms = {}, .max_tokens = llm->model.llm.max_positions()};
+    }
+    const Vlm& vlm = model.vlm();
+    return chat_parts(vlm, vlm.model.llm.max_positions());
+}
+
+Prompt prompt_of(const ChatParts& parts, const std::string& text, bool raw) { return raw ? parts.raw(text) : parts.ask(text); }
+
+std::atomic<bool> interrupted{false};
+
+}  // namespace
+
+void run(const Common& common, const Ask& args) {
+    const std::size_t n_images = args.images.size(), n_prompts = args.prompts.size(), n = std::max(n_images, n_prompts);
+    if (n_images > 1 && n_prompts > 1 && n_images != n_prompts)
+        throw UsageError{std::to_string(n_images) + " of --image and " + std::to_string(n_prompts) + " of --prompt: give one of either, or as many"};
+    Sampler{args.sampling};  // refuses bad options before any work
+
+    struct Picture {
+        Image  image;
+        double open_s;
+    };
+    std::deque<Picture> pictures;
+    for (const auto& path : args.images) {
+        const auto start = Clock::now();
+        Image      image = open_picture(common, path);
+        pictures.push_back({std::move(image), seconds_since(start)});
+    }
+    Cpu         cpu = open_backend(common);
+    const Model model = open_model(cpu, common);
+    const auto* llm = std::get_if<Language>(&model.parts);
+    const auto* vlm = llm ? nullptr : &model.vlm();
+    const auto  parts = parts_of(model);
+
+    std::vector<Question> questions;
+    std::size_t           n_tokens = 0;
+    const auto            at = [&](std::size_t i, std::size_t count) { return count == 1 ? 0 : i; };
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::string& text = args.prompts[at(i, n_prompts)];
+        questions.push_back({n_images ? &pictures[at(i, n_images)].image : nullptr, text, args.raw || llm});
+        n_tokens += prompt_of(parts, text, args.raw || llm).ids.size() + (n_images ? vlm ? vlm->model.n_soft_tokens() : 0 : 0);
+    }
+
+    const bool              streams = !common.json && n == 1;
+    Reading                 reading{common, cpu, vlm, llm ? llm->model.llm : vlm->model.llm, n_images, n_tokens};
+    std::optional<Progress> writing;
+    std::atomic<std::size_t> n_written{0};
+    TextStream              text = parts.tokenizer.stream();
+    AskBatchOptions         options{.max_new_tokens = args.max_new_tokens, .sampling = args.sampling};
+    options.on_token = [&](std::size_t, std::int32_t id) {
+        reading.end();
+        if (streams) std::cout << text.push(id) << std::flush;
+        else if (n_written++ == 0)
+            writing.emplace(!common.quiet, "answering", static_cast<double>(n * args.max_new_tokens), 1, "tokens", [&] { return static_cast<double>(n_written.load()); });
+        return bool(std::cout);
+    };
+    const auto answers = vlm ? ask_batch(cpu, vlm->model, parts, questions, options) : ask_batch(cpu, llm->model, parts, questions, options);
+    reading.end(), writing.reset();
+
+    if (streams) {
+        std::cout << text.finish() << '\n';
+    } else if (!common.json) {
+        for (std::size_t i = 0; i < n; ++i) {
+            if (n_images > 1) std::cout << args.images[at(i, n_images)].string() << ": ";
+            std::cout << questions[i].text << '\n' << answers[i].text << "\n\n";
+        }
+    } else {
+        Json all = Json::array();
+        for (std::size_t i = 0; i < n; ++i) all.push_back(to_json(answers[i], model.load_s, n_images ? pictures[at(i, n_images)].open_s : 0));
+        print(n == 1 ? all[0] : all);
+    }
+}
+
+void run(const Common& common, const Chat& args) {
+    if (common.json) throw UsageError{"chat has no --json; use ask"};
+    Sampler{args.sampling};
+    std::optional<Image> image;
+    if (!args.image.empty()) image = open_picture(common, args.image);
+    Cpu         cpu = open_backend(common);
+    const Model model = open_model(cpu, common);
+    const Vlm&  vlm = model.vlm();
+    // The cache is taken at once: room for some two thousand tokens of talk, where the model was trained for that many.
+    const std::size_t max_tokens = std::min(vlm.model.llm.max_positions(), vlm.model.n_soft_tokens() + 2048);
+    prism::Chat       chat{cpu, vlm, max_tokens};
+    const auto        show = [&](const Image& picture) {
+        Reading reading{common, cpu, &vlm, vlm.model.llm, 1, 1};
+        chat.show(picture);
+    };
+    if (image) show(*image);
+
+    // An interrupt ends the answer, or while waiting for a line, the conversation.
+    struct sigaction action {};
+    action.sa_handler = [](int) { interrupted = true; };
+    ::sigaction(SIGINT, &action, nullptr);
+    const bool asks = ::isatty(STDIN_FILENO) && !common.quiet;
+    for (std::string line; (asks ? std::cerr << "> " << std::flush : std::cerr), std::getline(std::cin, line);) {
+        const auto argument = [&](std::string_view command) { return std::string(detail::trimmed(std::string_view(line).substr(command.size()))); };
+        try {
+            if (detail::trimmed(line).empty()) continue;
+            if (line.starts_with("/reset")) {
+                chat.restart();
+            } else if (line.starts_with("/image ")) {
+                show(open_picture(common, argument("/image")));
+            } else {
+                interrupted = false;
+                Reading reading{common, cpu, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};
+                chat.ask(line, {.max_new_tokens = args.max_new_tokens, .sampling = args.sampling,
+                                .on_text = [&](std::string_view text) { return reading.end(), bool(std::cout << text << std::flush); },
+                                .cancel = &interrupted});
+                std::cout << std::endl;
+            }
+        } catch (const Error& e) {
+            if (!::isatty(STDIN_FILENO)) throw;
+            std::cerr << e.what() << '\n';  // a person can try something else
+        }
+    }
+}
+
+void run(const Common& common, const Score& args) {
+    std::vector<std::string> choices;
+    for (std::size_t at = 0; at <= args.choices.size(); at += choices.back().size() + 1) choices.push_back(args.choices.substr(at, args.choices.find(',', at) - at));
+    for (const auto& choice : choices)
+        if (choice.empty() || std::ranges::count(choices, choice) > 1)
+            throw ConfigError{"choices", "'" + args.choices + "'", "different texts, separated by commas"};
+    std::optional<Image> image;
+    if (!args.image.empty()) image = open_picture(common, args.image);
+    Cpu         cpu = open_backend(common);
+    const Model model = open_model(cpu, common);
+    const Vlm&  vlm = model.vlm();
+    ChatParts   parts = parts_of(model);
+
+    const std::size_t n_tokens = prompt_of(parts, args.prompt, args.raw).ids.size(), n_soft = image ? vlm.model.n_soft_tokens() : 0;
+    std::size_t       longest = 0;  // bytes: a choice never has more tokens
+    for (const auto& choice : choices) longest = std::max(longest, choice.size());
+    expect_room(std::min(n_tokens, parts.llm_max_length), n_soft, parts.max_tokens);
+    parts.max_tokens = std::min(parts.max_tokens, n_tokens + n_soft + longest + 1);
+    prism::Chat chat{cpu, vlm.model, parts};
+    Reading     reading{common, cpu, &vlm, vlm.model.llm, image ? 1U : 0U, n_tokens + n_soft};
+    if (image) chat.show(*image);
+    const auto probabilities = chat.score(args.prompt, choices, args.raw);
+    reading.end();
+
+    Json result = Json::object();
+    for (std::size_t i = 0; i < choices.size(); ++i) {
+        result[choices[i]] = probabilities[i];
+        if (!common.json) std::cout << choices[i] << '\t' << probabilities[i] << '\n';
+    }
+    if (common.json) print({{"probabilities", result}});
+}
+
+void run(const Common& common, const Act& args) {
+    const Image image = open_picture(common, args.image);
+    Cpu         cpu = open_backend(common);
+    const Model model = open_model(cpu, common, Default::acts);
+    const Vlm&  vla = model.vlm();
+    Policy      policy{cpu, vla, args.unnorm_key};
+    Reading     reading{common, cpu, &vla, vla.model.llm, 1, vla.model.n_soft_tokens() + policy.n_dimensions()};
+    const auto  action = args.raw ? policy.act_raw(image, args.instruction) : policy.act(image, args.instruction);
+    reading.end();
+    if (common.json) return print({{"prompt", action.prompt}, {"input_ids", action.input_ids}, {"action_token_ids", action.token_ids}, {"action", action.values}});
+    for (std::size_t i = 0; i < action.values.size(); ++i) std::cout << (i ? " " : "") << action.values[i];
+    std::cout << '\n';
+}
+
+}  // namespace program

@@ -1,0 +1,98 @@
+// The commands of the program and what each can be asked. Reading the command line is main.cpp's business; the work of
+// each command stands in a source named after it, and is a thin layer over public calls of the library.
+#pragma once
+
+#include "prism/generate/sampling.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace program {
+
+/// Asked for something that cannot be asked: exit status 2. Failures of the work are prism::Error, exit status 1.
+struct UsageError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+/// What all commands share.
+struct Common {
+    std::filesystem::path model, vision_dir, llm_dir;
+    std::size_t           threads = 0;  // 0: physical cores
+    std::string           backend = "cpu", weights = "as-stored", isa;
+    bool                  quiet = false, json = false;
+};
+
+struct Ask {
+    std::vector<std::filesystem::path> images;
+    std::vector<std::string>           prompts;
+    bool                               raw = false;
+    std::size_t                        max_new_tokens = 64;
+    prism::SamplingOptions             sampling;
+};
+
+struct Chat {
+    std::filesystem::path  image;
+    std::size_t            max_new_tokens = 512;
+    prism::SamplingOptions sampling;
+};
+
+struct Score {
+    std::filesystem::path image;
+    std::string           prompt, choices;  // separated by commas
+    bool                  raw = false;
+};
+
+struct Act {
+    std::filesystem::path image;
+    std::string           instruction, unnorm_key;
+    bool                  raw = false;
+};
+
+struct Features {
+    std::filesystem::path image, pixels, out, pca;
+    std::size_t           image_size = 0;  // 0: as the model has it
+};
+
+struct Logits {
+    std::filesystem::path     image, out;
+    std::string               prompt;
+    std::vector<std::int32_t> ids;  // instead of a prompt
+    bool                      raw = false;
+};
+
+struct Preprocess {
+    std::filesystem::path image, out;
+    std::string           statistics = "imagenet", resize = "resize-naive";
+    std::size_t           size = 224;
+};
+
+struct Tokenize {
+    std::filesystem::path in;
+    bool                  no_special = false, plain = false;
+};
+
+struct Detokenize {
+    std::filesystem::path in;
+    bool                  skip_special = false;
+};
+
+struct Inspect {
+    std::filesystem::path path;
+};
+
+void run(const Common&, const Ask&);
+void run(const Common&, const Chat&);
+void run(const Common&, const Score&);
+void run(const Common&, const Act&);
+void run(const Common&, const Features&);
+void run(const Common&, const Logits&);
+void run(const Common&, const Preprocess&);
+void run(const Common&, const Tokenize&);
+void run(const Common&, const Detokenize&);
+void run(const Common&, const Inspect&);
+
+}  // namespace program

@@ -1,0 +1,72 @@
+#include "files.hpp"
+
+#include "prism/image/read.hpp"
+#include "prism/io/checkpoint.hpp"
+#include "prism/io/safetensors.hpp"
+
+#include <iostream>
+#include <iterator>
+
+namespace program {
+
+namespace {
+
+bool is_stream(const std::filesystem::path& path) { return path == "-"; }
+
+/// All of standard input. Throws LoadError when it is longer than any input that makes sense there.
+std::string standard_input() {
+    constexpr std::size_t limit = std::size_t{1} << 32;
+    std::string           bytes;
+    char                  block[1 << 16];
+    while (std::cin.read(block, sizeof block) || std::cin.gcount() > 0) {
+        bytes.append(block, static_cast<std::size_t>(std::cin.gcount()));
+        if (bytes.size() > limit) throw prism::LoadError{"standard input", "is longer than " + std::to_string(limit) + " bytes"};
+    }
+    return bytes;
+}
+
+}  // namespace
+
+void note(const Common& common, std::string_view text) {
+    if (!common.quiet) std::cerr << text << '\n';
+}
+
+void print(const prism::Json& json) { std::cout << json.dump(-1, ' ', false, prism::Json::error_handler_t::replace) << '\n'; }
+
+prism::Image open_picture(const Common& common, const std::filesystem::path& path) {
+    const std::string        name = is_stream(path) ? "standard input" : path.string();
+    const prism::ReadOptions options{.on_warning = [&](const std::string& problem) { note(common, name + ": " + problem); }};
+    if (!is_stream(path)) return prism::read_image(path, options);
+    const std::string bytes = standard_input();
+    return prism::decode_image(std::as_bytes(std::span{bytes}), name, options);
+}
+
+prism::Json open_json(const std::filesystem::path& path) {
+    return is_stream(path) ? prism::parse_json(standard_input(), "standard input") : prism::read_json(path);
+}
+
+std::vector<prism::TensorInfo> open_tensors(const std::filesystem::path& path) {
+    if (!is_stream(path)) return prism::read_tensors(prism::MappedFile::open(path));
+    const std::string bytes = standard_input();
+    const auto        view = std::as_bytes(std::span{bytes});
+    return prism::read_tensors(prism::MappedFile::of({view.begin(), view.end()}, "standard input"));
+}
+
+void write_tensor(const Common& common, const std::filesystem::path& path, const std::string& name,
+                  const std::vector<std::size_t>& shape, std::span<const float> values) {
+    const prism::TensorData tensor{name, prism::Dtype::f32, shape, std::as_bytes(values)};
+    if (!is_stream(path)) {
+        prism::write_safetensors(path, {&tensor, 1});
+        if (common.json) print({{"shape", shape}});
+        else std::cout << name << ' ' << prism::to_string(shape) << " in " << path.string() << '\n';
+        return;
+    }
+    if (common.json) throw UsageError{"--out - and --json both want standard output"};
+    prism::write_safetensors(
+        [](std::span<const std::byte> bytes) {
+            std::cout.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        },
+        "standard output", {&tensor, 1});
+}
+
+}  // namespace program

@@ -1,0 +1,38 @@
+// What goes in and out of the program: pictures, JSON and tensors, from files or the standard streams.
+#pragma once
+
+#include "commands.hpp"
+
+#include "prism/core/tensor.hpp"
+#include "prism/image/image.hpp"
+#include "prism/io/json.hpp"
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace program {
+
+/// A line on standard error, unless it is to be quiet.
+void note(const Common& common, std::string_view text);
+
+/// One JSON value on standard output, in one line.
+void print(const prism::Json& json);
+
+/// A picture file; "-" is standard input. What can be shown although it is damaged is shown, with a note.
+prism::Image open_picture(const Common& common, const std::filesystem::path& path);
+
+/// A JSON file; "-" is standard input.
+prism::Json open_json(const std::filesystem::path& path);
+
+/// The tensors of a file; "-" is standard input.
+std::vector<prism::TensorInfo> open_tensors(const std::filesystem::path& path);
+
+/// Writes one f32 tensor as safetensors; "-" is standard output. Says its shape: with --json as {"shape": ...}.
+void write_tensor(const Common& common, const std::filesystem::path& path, const std::string& name,
+                  const std::vector<std::size_t>& shape, std::span<const float> values);
+
+}  // namespace program

@@ -1,0 +1,134 @@
+// inspect: what a model folder or file holds, from its headers alone.
+#include "files.hpp"
+
+#include "prism/io/checkpoint.hpp"
+#include "prism/io/config.hpp"
+#include "prism/io/gguf.hpp"
+#include "prism/io/numpy.hpp"
+#include "prism/model/pretrained.hpp"
+#include "prism/text/tokenizer.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iomanip>
+#include <iostream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace program {
+
+namespace {
+
+using namespace prism;
+
+struct Entry {
+    std::string              name, dtype;
+    std::vector<std::size_t> shape;
+    std::uint64_t            elements, bytes;
+};
+
+struct Contents {
+    std::string        layout, architecture;
+    std::vector<Entry> tensors{};
+
+    void add(const std::vector<TensorInfo>& infos, const std::string& prefix = {}) {
+        for (const TensorInfo& t : infos) tensors.push_back({prefix + t.name, std::string(to_string(t.dtype)), t.shape, t.elements(), t.bytes()});
+    }
+};
+
+/// A folder of files that one may name a model by.
+Contents inspect_folder(const std::filesystem::path& folder) {
+    const auto has = [&](const char* name) { return std::filesystem::exists(folder / name); };
+    if (!has("config.json")) {
+        if (has("tokenizer.json") || has("tokenizer.model") || has("vocab.json"))
+            return {"tokenizer", std::to_string(Tokenizer::open(folder).size()) + " tokens"};
+        Contents contents{"weights", "unknown: no config.json"};
+        contents.add(Checkpoint::open(folder).tensors());
+        return contents;
+    }
+    const auto   config = ConfigReader::open(folder / "config.json");
+    const Layout layout = layout_of(folder);
+    Contents     contents{std::string(to_string(layout)), ""};
+    const auto   composed = [](std::string_view vision, std::string_view projector, std::string_view llm) {
+        return std::string(vision) + " + " + std::string(projector) + " + " + std::string(llm);
+    };
+    if (layout == Layout::prismatic_run) {
+        if (config.has("model")) {
+            const auto m = config.object("model");
+            contents.architecture = composed(m.text("vision_backbone_id"), m.text("arch_specifier"), m.text("llm_backbone_id"));
+        } else {
+            const auto& base = registered_model(config.object("vla").text("base_vlm"));
+            contents.architecture = composed(base.vision_backbone_id, base.arch_specifier, base.llm_backbone_id);
+        }
+        contents.add(Checkpoint::open(folder / "checkpoints" / "latest-checkpoint.pt").tensors());
+        if (has("vision"))
+            for (const auto& tower : std::filesystem::directory_iterator(folder / "vision"))
+                if (tower.is_directory()) contents.add(Checkpoint::open(tower.path()).tensors(), "vision/" + tower.path().filename().string() + "/");
+        return contents;
+    }
+    if (layout == Layout::openvla) contents.architecture = composed(config.text("vision_backbone_id"), config.text("arch_specifier"), config.text("llm_backbone_id"));
+    else if (layout == Layout::tower) contents.architecture = config.text("architecture");
+    else contents.architecture = config.has("architectures") ? config.texts("architectures").at(0) : config.text("model_type");
+    contents.add(Checkpoint::open(folder).tensors());
+    return contents;
+}
+
+/// One file, known by its content.
+Contents inspect_file(const std::filesystem::path& path) {
+    const auto             file = MappedFile::open(path);
+    const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+    if (text.starts_with("GGUF")) {
+        const Gguf gguf{file};
+        Contents   contents{"gguf", gguf.has("general.architecture") ? std::string(gguf.get("general.architecture").text()) : "unknown"};
+        for (const auto& t : gguf.tensors())
+            contents.tensors.push_back({t.info.name, std::string(ggml_layout(t.type)->name), t.info.shape, t.info.elements(), t.bytes});
+        return contents;
+    }
+    const bool zip = text.starts_with("PK\x03\x04"), npy = text.starts_with("\x93NUMPY"), json = !text.empty() && text[0] == '{', safetensors = text.size() > 8 && text[8] == '{';
+    const auto name = path.filename().string();
+    if (json && name.ends_with(".index.json")) {
+        Contents contents{"shards", "unknown"};
+        contents.add(Checkpoint::open(path).tensors());
+        return contents;
+    }
+    if (json || name.ends_with(".model")) return {"tokenizer", std::to_string(Tokenizer::open(path).size()) + " tokens"};
+    Contents contents{safetensors ? "safetensors" : npy ? "npy" : "torch", "unknown"};
+    contents.add(npy ? std::vector{read_npy(file)} : read_tensors(file));
+    if (zip && std::ranges::all_of(ZipArchive{file}.entries(), [](const ZipEntry& e) { return e.name.ends_with(".npy"); })) contents.layout = "npz";
+    return contents;
+}
+
+/// 1234567 as "1,234,567".
+std::string grouped(std::uint64_t n) {
+    const std::string digits = std::to_string(n);
+    std::string       text;
+    for (std::size_t i = 0; i < digits.size(); ++i) {
+        if (i && (digits.size() - i) % 3 == 0) text += ',';
+        text += digits[i];
+    }
+    return text;
+}
+
+}  // namespace
+
+void run(const Common& common, const Inspect& args) {
+    const Contents contents = std::filesystem::is_directory(args.path) ? inspect_folder(args.path) : inspect_file(args.path);
+    std::uint64_t  parameters = 0, bytes = 0;
+    Json           tensors = Json::array();
+    std::size_t    widest = 0;
+    for (const Entry& t : contents.tensors) {
+        parameters += t.elements, bytes += t.bytes;
+        widest = std::max(widest, t.name.size());
+        if (common.json) tensors.push_back({{"name", t.name}, {"dtype", t.dtype}, {"shape", t.shape}, {"bytes", t.bytes}});
+    }
+    if (common.json)
+        return print({{"layout", contents.layout}, {"architecture", contents.architecture}, {"parameters", parameters}, {"tensors", std::move(tensors)}});
+    std::cout << "layout        " << contents.layout << "\narchitecture  " << contents.architecture << "\nparameters    " << grouped(parameters) << "\ntensors       "
+              << grouped(contents.tensors.size()) << ", " << grouped(bytes) << " bytes\n\n";
+    for (const Entry& t : contents.tensors)
+        std::cout << std::left << std::setw(static_cast<int>(widest)) << t.name << "  " << std::setw(6) << t.dtype << ' ' << to_string(t.shape) << '\n';
+}
+
+}  // namespace program

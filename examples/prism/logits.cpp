@@ -1,0 +1,81 @@
+// logits: what a model thinks of every token at every position.
+#include "files.hpp"
+#include "models.hpp"
+#include "progress.hpp"
+
+#include "prism/generate/chat.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+namespace program {
+
+namespace {
+
+using namespace prism;
+
+/// The ids of the prompt, and before which of them a picture stands.
+std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Model& model, const Logits& args) {
+    const auto* llm = std::get_if<Language>(&model.parts);
+    if (!args.ids.empty()) {
+        auto ids = args.ids;
+        if (llm) return {std::move(ids), 0};
+        const auto token = model.vlm().image_token;  // LLaVA's prompts say where the picture goes
+        const auto at = token && !args.image.empty() ? std::ranges::find(ids, *token) : ids.end();
+        if (at == ids.end()) return {std::move(ids), model.vlm().picture_at};
+        const auto index = static_cast<std::size_t>(at - ids.begin());
+        ids.erase(at);
+        return {std::move(ids), index};
+    }
+    if (llm) {
+        if (!llm->tokenizer) throw LoadError{model.folder.string(), "has no tokenizer; give token ids with --ids"};
+        return {llm->tokenizer->encode(args.prompt, {.parse_special = args.raw}), 0};
+    }
+    const ChatParts parts = chat_parts(model.vlm(), model.vlm().model.llm.max_positions());
+    auto            ids = (args.raw ? parts.raw(args.prompt) : parts.ask(args.prompt)).ids;
+    const auto      at = parts.place_picture(ids, !args.image.empty());
+    return {std::move(ids), at};
+}
+
+template <class M>
+void score(const Common& common, const Logits& args, Cpu& cpu, const Model& opened, const M& model, const Image* image) {
+    const auto [ids, at] = prompt_ids(opened, args);
+    std::size_t              n_soft = 0;
+    std::vector<ImageTransform> transforms;
+    if constexpr (SeeingModel<M, Cpu>) {
+        if (image) n_soft = model.n_soft_tokens();
+        for (const auto& t : model.config.towers) transforms.push_back(t.transform);
+    } else if (image) {
+        throw LoadError{opened.folder.string(), "is a language model alone and reads no pictures"};
+    }
+    expect_room(ids.size(), n_soft, model.llm.max_positions());
+    const std::size_t n = ids.size() + n_soft, vocab = model.llm.vocab_size();
+
+    Session<Cpu, M>    session{cpu, model, {.max_tokens = n}};
+    std::vector<float> logits(n * vocab);
+    {
+        const Progress bar{!common.quiet, "reading", static_cast<double>(reading_cost(model.llm, n).flops), 1e9, "GFLOP",
+                           [&cpu, before = cpu.flops_done()] { return static_cast<double>(cpu.flops_done() - before); }};
+        if constexpr (SeeingModel<M, Cpu>)
+            if (image) session.show(Pixels<Cpu>{cpu, transforms, *image}.views());
+        session.all_logits(
+            ids, [&](std::size_t position, std::span<const float> row) { std::ranges::copy(row, &logits[position * vocab]); }, at);
+    }
+    write_tensor(common, args.out, "logits", {n, vocab}, logits);
+}
+
+}  // namespace
+
+void run(const Common& common, const Logits& args) {
+    if (args.prompt.empty() && args.ids.empty()) throw UsageError{"logits: --prompt or --ids is needed"};
+    std::optional<Image> image;
+    if (!args.image.empty()) image = open_picture(common, args.image);
+    Cpu         cpu = open_backend(common);
+    const Model model = open_model(cpu, common);
+    const Image* picture = image ? &*image : nullptr;
+    if (const auto* llm = std::get_if<Language>(&model.parts)) score(common, args, cpu, model, llm->model, picture);
+    else score(common, args, cpu, model, model.vlm().model, picture);
+}
+
+}  // namespace program

@@ -1,0 +1,186 @@
+// The program `prism`: its command line, and how errors become exit statuses.
+#include "commands.hpp"
+
+#include "prism/backend/cpu/isa.hpp"
+#include "prism/core/error.hpp"
+#include "prism/version.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <exception>
+#include <functional>
+#include <iostream>
+#include <new>
+#include <string>
+#include <string_view>
+
+namespace {
+
+using namespace program;
+
+std::string version() {
+#if defined(__clang__)
+    const std::string compiler = "Clang " __clang_version__;
+#else
+    const std::string compiler = "GCC " __VERSION__;
+#endif
+    return "prism " + std::string(prism::version) + "\ncompiler: " + compiler +
+           "\ninstruction set: " + std::string(to_string(prism::best_isa())) + "\nbackends: cpu";
+}
+
+/// One command with the options that all have. `example` is what its help ends with.
+template <class Args>
+CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& work, const char* name, const char* what,
+              const std::string& example) {
+    CLI::App* c = app.add_subcommand(name, what);
+    c->add_option("--threads", common.threads, "How many threads compute; default: physical cores")->check(CLI::Range(1, 1024));
+    c->add_option("--backend", common.backend, "What computes")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+    c->add_option("--weights", common.weights, "Format that weights are held in")
+        ->check(CLI::IsMember({"as-stored", "f32", "bf16", "f16"}))
+        ->capture_default_str();
+    c->add_option("--isa", common.isa, "Instruction set: portable, avx2 or avx512; default: the widest there is");
+    c->add_flag("--quiet", common.quiet, "Nothing on standard error but errors");
+    c->add_flag("--json", common.json, "JSON, and nothing else, on standard output");
+    c->footer("Example:\n  " + example);
+    c->callback([&] { work = [&] { run(common, args); }; });
+    return c;
+}
+
+void add_model(CLI::App* c, Common& common) {
+    c->add_option("--model", common.model, "Folder of a model; default: the small one of the repository, with random weights");
+    c->add_option("--vision-dir", common.vision_dir, "Vision towers of a run folder, when not in its vision/");
+    c->add_option("--llm-dir", common.llm_dir, "Language model's files of a run folder, when not in its llm/");
+}
+
+void add_sampling(CLI::App* c, std::size_t& max_new_tokens, prism::SamplingOptions& s) {
+    c->add_option("--max-new-tokens", max_new_tokens, "Longest answer, in tokens")->check(CLI::PositiveNumber)->capture_default_str();
+    c->add_option("--temperature", s.temperature, "0 takes the most likely token, always")->capture_default_str();
+    c->add_option("--top-p", s.top_p, "Only the most likely tokens that together reach this probability")->capture_default_str();
+    c->add_option("--top-k", s.top_k, "Only the K most likely tokens; 0: all")->capture_default_str();
+    c->add_option("--seed", s.seed, "The same seed, the same answer")->capture_default_str();
+}
+
+/// All of a message in one line.
+std::string one_line(std::string_view text) {
+    std::string line;
+    for (char c : text) {
+        const bool space = c == '\n' || c == ' ';
+        if (!space) line += c;
+        else if (!line.empty() && line.back() != ' ') line += ' ';
+    }
+    return line;
+}
+
+int fail(int status, std::string_view what) {
+    std::cerr << "prism: " << one_line(what) << '\n';
+    return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    std::ios::sync_with_stdio(false);
+    Common                common;
+    std::function<void()> work;
+
+    CLI::App app{"Runs Prismatic-style vision-language models."};
+    app.name("prism")->require_subcommand(0, 1)->set_version_flag("--version", version, "Print version, compiler, instruction set and backends");
+    app.footer("`prism COMMAND --help` shows what a command can be asked.\nExample:\n  prism ask --image cat.jpg --prompt \"What is in it?\"");
+
+    Ask   ask;
+    auto* c = add(app, common, ask, work, "ask", "Answer a question about a picture", "prism ask --model prism-dinosiglip+7b --image cat.jpg --prompt \"What is in it?\"");
+    add_model(c, common);
+    c->add_option("--image", ask.images, "Picture, PNG or JPEG; - is standard input; several make a batch")->take_all();
+    c->add_option("--prompt", ask.prompts, "Question; several make a batch")->required()->take_all();
+    c->add_flag("--raw-prompt", ask.raw, "The prompt is all that the model reads; special tokens in it are tokens");
+    add_sampling(c, ask.max_new_tokens, ask.sampling);
+
+    Chat chat;
+    c = add(app, common, chat, work, "chat", "Talk about a picture, a line a turn; /image FILE, /reset, end of input leaves", "prism chat --model prism-dinosiglip+7b --image cat.jpg");
+    add_model(c, common);
+    c->add_option("--image", chat.image, "Picture, PNG or JPEG");
+    add_sampling(c, chat.max_new_tokens, chat.sampling);
+
+    Score score;
+    c = add(app, common, score, work, "score", "Probability of each choice as the answer, among the choices", "prism score --image cat.jpg --prompt \"Is this a cat?\" --choices Yes,No");
+    add_model(c, common);
+    c->add_option("--image", score.image, "Picture, PNG or JPEG; - is standard input");
+    c->add_option("--prompt", score.prompt, "Question")->required();
+    c->add_option("--choices", score.choices, "Answers to compare, separated by commas")->required();
+    c->add_flag("--raw-prompt", score.raw, "The prompt is all that the model reads; special tokens in it are tokens");
+
+    Act act;
+    c = add(app, common, act, work, "act", "OpenVLA: the robot action for a picture and an instruction",
+            "prism act --model openvla-7b --image camera.png --instruction \"pick up the red square\" --unnorm-key bridge_orig");
+    add_model(c, common);
+    c->add_option("--image", act.image, "Picture, PNG or JPEG; - is standard input")->required();
+    c->add_option("--instruction", act.instruction, "What the robot shall do")->required();
+    c->add_option("--unnorm-key", act.unnorm_key, "Dataset whose statistics un-normalise the action; may be left out where there is one");
+    c->add_flag("--raw-prompt", act.raw, "The instruction is all that the model reads");
+
+    Features features;
+    c = add(app, common, features, work, "features", "Patch features of a vision tower, or of a model's towers side by side",
+            "prism features --model vit_large_patch14_reg4_dinov2 --image cat.jpg --out features.safetensors --pca features.png");
+    add_model(c, common);
+    auto* image = c->add_option("--image", features.image, "Picture, PNG or JPEG; - is standard input");
+    auto* pixels = c->add_option("--pixels", features.pixels, "safetensors file with pixel_values [n, 3, S, S], or pixel_values.<tower> for each")->excludes(image);
+    c->add_option("--out", features.out, "File for the tensor patch_features [n, n_patches, d], safetensors; - is standard output");
+    c->add_option("--image-size", features.image_size, "Run a tower at another size than its file's, in pixels")->check(CLI::Range(1, 16384));
+    c->add_option("--pca", features.pca, "PNG file for the first three principal components, painted over the picture")->excludes(pixels);
+
+    Logits logits;
+    c = add(app, common, logits, work, "logits", "Scores of every token at every position of a prompt", "prism logits --image cat.jpg --prompt \"What is in it?\" --out logits.safetensors");
+    add_model(c, common);
+    c->add_option("--image", logits.image, "Picture, PNG or JPEG; - is standard input");
+    auto* prompt = c->add_option("--prompt", logits.prompt, "Question");
+    c->add_option("--ids", logits.ids, "Token ids instead of a prompt, separated by commas")->delimiter(',')->check(CLI::NonNegativeNumber)->excludes(prompt);
+    c->add_flag("--raw-prompt", logits.raw, "The prompt is all that the model reads; special tokens in it are tokens");
+    c->add_option("--out", logits.out, "File for the tensor logits [positions, vocab], safetensors; - is standard output")->required();
+
+    Preprocess preprocess;
+    c = add(app, common, preprocess, work, "preprocess", "The pixel values that a vision tower reads",
+            "prism preprocess --image cat.jpg --statistics half --size 384 --resize letterbox --out pixels.safetensors");
+    c->add_option("--image", preprocess.image, "Picture, PNG or JPEG; - is standard input")->required();
+    c->add_option("--statistics", preprocess.statistics, "Mean and deviation: imagenet, clip or half")->capture_default_str();
+    c->add_option("--size", preprocess.size, "Side of the square, in pixels")->check(CLI::Range(1, 16384))->capture_default_str();
+    c->add_option("--resize", preprocess.resize, "resize-naive, letterbox, resize-crop or pad")->capture_default_str();
+    c->add_option("--out", preprocess.out, "File for the tensor pixel_values [3, N, N], safetensors; - is standard output")->required();
+
+    Tokenize tokenize;
+    c = add(app, common, tokenize, work, "tokenize", "Token ids of texts", "echo '[\"What is in it?\"]' | prism tokenize --model Llama-2-7b-hf --in -");
+    add_model(c, common);
+    c->add_option("--in", tokenize.in, "JSON file, an array of strings; - is standard input")->required();
+    c->add_flag("--no-special", tokenize.no_special, "Leave start tokens out");
+    c->add_flag("--plain", tokenize.plain, "Text that spells a special token is ordinary text");
+
+    Detokenize detokenize;
+    c = add(app, common, detokenize, work, "detokenize", "Texts of token ids", "echo '[[1, 15043]]' | prism detokenize --model Llama-2-7b-hf --in -");
+    add_model(c, common);
+    c->add_option("--in", detokenize.in, "JSON file, an array of arrays of ids; - is standard input")->required();
+    c->add_flag("--skip-special", detokenize.skip_special, "Leave special tokens out of the text");
+
+    Inspect inspect;
+    c = add(app, common, inspect, work, "inspect", "What a model folder or file holds; reads headers only", "prism inspect prism-dinosiglip+7b");
+    c->add_option("path", inspect.path, "Model folder, or file of weights or of a tokenizer")->required();
+
+    try {
+        app.parse(argc, argv);
+        if (!work) throw CLI::RequiredError("A command");
+    } catch (const CLI::Success& e) {
+        return app.exit(e);  // help and version
+    } catch (const CLI::ParseError& e) {
+        return fail(2, std::string(e.what()) + " (see prism --help)");
+    }
+    try {
+        if (common.backend == "cuda") throw prism::Error{"--backend cuda: this build has no CUDA"};
+        work();
+        if (!std::cout.flush()) throw prism::Error{"standard output: cannot be written"};
+        return 0;
+    } catch (const UsageError& e) {
+        return fail(2, e.what());
+    } catch (const std::bad_alloc&) {
+        return fail(1, "out of memory");
+    } catch (const std::exception& e) {
+        return fail(1, e.what());
+    }
+}

@@ -1,0 +1,83 @@
+#include "models.hpp"
+
+#include "files.hpp"
+#include "progress.hpp"
+
+#include "prism/model/store_as.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <utility>
+
+template struct prism::Prismatic<prism::Cpu>;
+template struct prism::Prismatic<prism::Dry>;
+template class prism::Session<prism::Cpu, prism::Prismatic<prism::Cpu>>;
+template class prism::Session<prism::Cpu, program::Decoder>;
+
+namespace program {
+
+namespace {
+
+using namespace prism;
+
+std::variant<Vlm, Language, Tower> open_parts(Cpu& cpu, const std::filesystem::path& folder, Layout layout,
+                                                   const Common& common, std::size_t image_size) {
+    if (image_size && layout != Layout::tower)
+        throw ConfigError{"image_size", std::to_string(image_size), "no value for a " + std::string(to_string(layout)) + ": only a vision tower alone can run at another size"};
+    if (layout == Layout::tower) return tower_from_pretrained(cpu, folder, image_size);
+    if (layout == Layout::language_model) {
+        auto opened = language_model_from_pretrained(cpu, folder);
+        return Language{{std::move(opened.llm)}, std::move(opened.tokenizer)};
+    }
+    return from_pretrained(cpu, folder, {.vision_dir = common.vision_dir, .llm_dir = common.llm_dir});
+}
+
+void convert(Cpu& cpu, Model& model, const Common& common) {
+    static const std::map<std::string, Dtype> dtypes{{"f32", Dtype::f32}, {"bf16", Dtype::bf16}, {"f16", Dtype::f16}};
+    std::atomic<std::size_t> done{0};
+    const auto               store = [&](auto& module) {
+        const Progress progress{!common.quiet, "converting weights to " + common.weights, static_cast<double>(count_parameters(module)), 1e6,
+                                "M values", [&] { return static_cast<double>(done.load()); }};
+        store_as(cpu, module, dtypes.at(common.weights), [&](std::size_t n, std::size_t) { done = n; });
+    };
+    if (auto* vlm = std::get_if<Vlm>(&model.parts)) store(vlm->model);
+    else if (auto* llm = std::get_if<Language>(&model.parts)) store(llm->model.llm);
+    else store(std::get<Tower>(model.parts).vit);
+}
+
+}  // namespace
+
+const Vlm& Model::vlm() const {
+    if (const auto* found = std::get_if<Vlm>(&parts)) return *found;
+    throw LoadError{folder.string(), std::string("is a ") + (std::holds_alternative<Tower>(parts) ? "vision tower" : "language model") +
+                                         " alone; this command needs a vision-language model"};
+}
+
+Cpu open_backend(const Common& common) { return Cpu{{.threads = common.threads, .isa = common.isa.empty() ? best_isa() : isa_from_name(common.isa)}}; }
+
+std::filesystem::path model_folder(const Common& common, Default which) {
+    for (const auto& part : {common.vision_dir, common.llm_dir})
+        if (!part.empty() && !std::filesystem::is_directory(part)) throw LoadError{part.string(), "is no folder"};
+    if (!common.model.empty()) return common.model;
+    const auto folder = std::filesystem::path(PRISM_PROGRAM_MODELS) / (which == Default::acts ? "openvla-hf" : "prism-dinosiglip+7b");
+    if (!std::filesystem::exists(folder)) throw LoadError{folder.string(), "is the model of the repository, and is not there; name one with --model"};
+    note(common, "no --model given: using the small model of the repository, whose weights are random, and so are its answers");
+    return folder;
+}
+
+Model open_model(Cpu& cpu, const Common& common, Default which, std::size_t image_size) {
+    const auto     folder = model_folder(common, which);
+    const auto     start = std::chrono::steady_clock::now();
+    const Layout   layout = layout_of(folder);
+    note(common, folder.string() + ": " + std::string(to_string(layout)));
+    Model model = [&] {
+        const Progress progress{!common.quiet, "loading " + folder.string()};
+        return Model{folder, open_parts(cpu, folder, layout, common, image_size)};
+    }();
+    if (common.weights != "as-stored") convert(cpu, model, common);
+    model.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return model;
+}
+
+}  // namespace program

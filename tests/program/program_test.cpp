@@ -1,0 +1,444 @@
+// The program as a user meets it, on every reference case: what it answers, and what it says when it cannot.
+#include "program/support.hpp"
+#include "support/cases.hpp"
+#include "support/tensors.hpp"
+
+#include "prism/image/read.hpp"
+#include "prism/model/pretrained.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <string>
+#include <vector>
+
+using namespace prism;
+using namespace prism::test;
+
+namespace {
+
+using Arguments = std::vector<std::string>;
+
+std::string joined(const Json& ids) {
+    std::string text;
+    for (const Json& id : ids) text += (text.empty() ? "" : ",") + id.dump();
+    return text;
+}
+
+const std::filesystem::path& committed() {
+    static const auto root = std::filesystem::path(PRISM_TEST_DATA) / "reference";
+    return root;
+}
+std::string small_image() { return (committed() / "vlm/prism-dinosiglip+7b/image.png").string(); }
+
+/// Folders vlm/<model> of one layout, in every root.
+std::vector<std::filesystem::path> models(Layout layout) {
+    std::vector<std::filesystem::path> found;
+    for (const auto& folder : reference_cases("vlm"))
+        if (layout_of(folder) == layout) found.push_back(folder);
+    REQUIRE_FALSE(found.empty());
+    return found;
+}
+
+/// The work failed, or the question was wrong: nothing on standard output, one line on the other that names `facts`.
+void check_refused(int status, const Arguments& arguments, std::initializer_list<const char*> facts, std::string_view input = {}) {
+    CAPTURE(arguments);
+    const Ran ran = run(arguments, input);
+    CHECK(ran.status == status);
+    CHECK(ran.out.empty());
+    const std::size_t last = ran.err.rfind("prism: ");
+    REQUIRE_MESSAGE(last != std::string::npos, ran.err);
+    const std::string line = ran.err.substr(last);
+    CHECK(std::count(line.begin(), line.end(), '\n') == 1);
+    for (const char* fact : facts) CHECK_MESSAGE(line.find(fact) != std::string::npos, line << " does not say " << fact);
+}
+
+}  // namespace
+
+TEST_CASE("program/ask: ids and text are the reference's, one by one, raw and as a batch") {
+    for (const auto& folder : models(Layout::prismatic_run)) {
+        CAPTURE(folder.string());
+        const Json      expected = read_json(folder / "expected.json");
+        const Arguments ask{"ask", "--json", "--quiet", "--model", folder, "--image", folder / "image.png", "--max-new-tokens", "16"};
+        Arguments       batch = ask;
+        for (const Json& row : expected.at("cases")) {
+            const auto check = [&](const Json& answer) {
+                CHECK(answer.at("prompt") == row.at("prompt"));
+                CHECK(answer.at("input_ids") == row.at("input_ids"));
+                CHECK(answer.at("output_ids") == row.at("greedy_ids"));
+                CHECK(answer.at("text") == row.at("text"));
+                for (const char* field : {"load_s", "image_s", "vision_s", "prefill_s", "decode_s", "decode_tokens_per_s"})
+                    CHECK(answer.at("timing").at(field).get<double>() > 0);
+            };
+            Arguments one = ask, raw = ask;
+            one.insert(one.end(), {"--prompt", row.at("question")});
+            raw.insert(raw.end(), {"--raw-prompt", "--prompt", row.at("prompt")});
+            batch.insert(batch.end(), {"--prompt", row.at("question")});
+            check(run(one).json());
+            check(run(raw).json());
+        }
+        const Json answers = run(batch).json();
+        REQUIRE(answers.is_array());
+        REQUIRE(answers.size() == expected.at("cases").size());
+        for (std::size_t i = 0; i < answers.size(); ++i) {
+            CHECK(answers[i].at("output_ids") == expected.at("cases")[i].at("greedy_ids"));
+            CHECK(answers[i].at("timing").at("vision_s") == answers[0].at("timing").at("vision_s"));  // encoded once
+        }
+    }
+}
+
+TEST_CASE("program/ask: pictures and prompts pair up or are shared, and text comes without --json, too") {
+    const std::string image = small_image(), other = committed() / "images/rgb-67x48.png";
+    const auto        ask = [](Arguments more) {
+        more.insert(more.begin(), {"ask", "--json", "--quiet", "--max-new-tokens", "5"});
+        return run(more).json();
+    };
+    const Json one = ask({"--image", image, "--prompt", "a"}), two = ask({"--image", other, "--prompt", "b"});
+    const Json pair = ask({"--image", image, "--image", other, "--prompt", "a", "--prompt", "b"});
+    CHECK(pair[0].at("output_ids") == one.at("output_ids"));
+    CHECK(pair[1].at("output_ids") == two.at("output_ids"));
+    const Json shared = ask({"--image", image, "--image", other, "--prompt", "b"});
+    CHECK(shared[1].at("output_ids") == two.at("output_ids"));
+    CHECK(ask({"--prompt", "a"}).at("timing").at("vision_s") == 0);
+
+    const Ran plain = run({"ask", "--quiet", "--max-new-tokens", "5", "--image", image, "--prompt", "a"});
+    CHECK(plain.status == 0);
+    CHECK(plain.err.empty());
+    CHECK(plain.out.find(one.at("text").get<std::string>()) != std::string::npos);
+    const Ran piped = run({"ask", "--json", "--quiet", "--max-new-tokens", "5", "--image", "-", "--prompt", "a"}, read_file(image));
+    CHECK(piped.json().at("output_ids") == one.at("output_ids"));
+}
+
+TEST_CASE("program/ask: samples with a seed, converts weights, and notes what it runs") {
+    const Arguments warm{"ask", "--json", "--prompt", "a", "--temperature", "2", "--top-k", "50", "--top-p", "0.95", "--max-new-tokens", "12", "--seed"};
+    const auto      seeded = [&](const char* seed) {
+        Arguments arguments = warm;
+        arguments.push_back(seed);
+        return run(arguments).json().at("output_ids");
+    };
+    CHECK(seeded("7") == seeded("7"));
+    CHECK(seeded("7") != seeded("8"));
+
+    const Arguments ask{"ask", "--json", "--prompt", "a", "--max-new-tokens", "3", "--weights"};
+    for (const char* weights : {"as-stored", "f32", "bf16", "f16"}) {
+        Arguments arguments = ask;
+        arguments.push_back(weights);
+        const Ran ran = run(arguments);
+        CHECK(ran.json().at("output_ids").size() == 3);
+        CHECK(ran.err.find("weights are random") != std::string::npos);
+        CHECK(ran.err.find("prismatic-run") != std::string::npos);
+    }
+    CHECK(run({"ask", "--json", "--quiet", "--prompt", "a", "--isa", "portable", "--threads", "3", "--max-new-tokens", "3"}).status == 0);
+}
+
+TEST_CASE("program/score: probabilities are the reference's") {
+    for (const auto& folder : models(Layout::prismatic_run)) {
+        CAPTURE(folder.string());
+        for (const Json& row : read_json(folder / "expected.json").at("cases")) {
+            std::string choices;
+            for (const auto& [choice, p] : row.at("string_probabilities").items()) choices += (choices.empty() ? "" : ",") + choice;
+            const Json found = run({"score", "--json", "--quiet", "--model", folder, "--image", folder / "image.png", "--prompt", row.at("question"), "--choices", choices})
+                                   .json().at("probabilities");
+            CHECK(found.size() == row.at("string_probabilities").size());
+            for (const auto& [choice, p] : row.at("string_probabilities").items()) CHECK(std::abs(found.at(choice).get<double>() - p.get<double>()) < 1e-3);
+        }
+    }
+}
+
+TEST_CASE("program/act: tokens and actions are OpenVLA's for every dataset") {
+    for (const auto& folder : models(Layout::openvla)) {
+        CAPTURE(folder.string());
+        const Json expected = read_json(folder / "expected.json");
+        for (const auto& [dataset, values] : expected.at("actions").items()) {
+            const Arguments act{"act", "--json", "--quiet", "--model", folder, "--image", folder / "image.png", "--unnorm-key", dataset, "--instruction"};
+            for (const bool raw : {false, true}) {
+                Arguments arguments = act;
+                arguments.push_back(raw ? expected.at("prompt").get<std::string>() : "Pick up the RED square");
+                if (raw) arguments.push_back("--raw-prompt");
+                const Json found = run(arguments).json();
+                CHECK(found.at("prompt") == expected.at("prompt"));
+                CHECK(found.at("input_ids") == expected.at("input_ids"));
+                CHECK(found.at("action_token_ids") == expected.at("action_token_ids"));
+                REQUIRE(found.at("action").size() == values.size());
+                for (std::size_t d = 0; d < values.size(); ++d) CHECK(std::abs(found.at("action")[d].get<double>() - values[d].get<double>()) < 1e-6);
+            }
+        }
+    }
+}
+
+TEST_CASE("program/features: towers and models give the reference's patch features, from pixels and from pictures") {
+    const Scratch     scratch;
+    const std::string out = scratch.path("out.safetensors");
+    const auto        check = [&](Arguments arguments, const std::filesystem::path& folder, double tolerance) {
+        CAPTURE(folder.string());
+        const Checkpoint  expected = Checkpoint::open(folder / "expected.safetensors");
+        const TensorInfo* want = expected.find("patch_features");
+        REQUIRE(want);
+        arguments.insert(arguments.begin(), {"features", "--json", "--quiet", "--model", folder, "--out", out});
+        const Json said = run(arguments).json();
+        const auto file = Checkpoint::open(out);
+        CHECK(said.at("shape").get<std::vector<std::size_t>>() == want->shape);
+        CHECK(file.find("patch_features")->shape == want->shape);
+        CHECK(relative_error(floats(file, "patch_features"), to_floats(*want)) < tolerance);
+    };
+    for (const auto& folder : reference_cases("vision")) {
+        Arguments arguments{"--pixels", folder / "expected.safetensors"};
+        if (std::filesystem::exists(folder / "run.json"))
+            arguments.insert(arguments.end(), {"--image-size", std::to_string(ConfigReader::open(folder / "run.json").count("img_size"))});
+        check(arguments, folder, 2e-4);
+    }
+    for (const auto& folder : models(Layout::prismatic_run)) {
+        check({"--pixels", folder / "expected.safetensors"}, folder, 2e-4);
+        check({"--image", folder / "image.png"}, folder, 2e-4);
+    }
+    for (const auto& folder : models(Layout::openvla)) {  // six channels, and no features to compare with but the picture's
+        run({"features", "--quiet", "--model", folder, "--image", folder / "image.png", "--out", out});
+        const auto of_picture = floats(Checkpoint::open(out), "patch_features");
+        run({"features", "--quiet", "--model", folder, "--pixels", folder / "expected.safetensors", "--out", out});
+        CHECK(relative_error(floats(Checkpoint::open(out), "patch_features"), of_picture) < 1e-5);
+    }
+}
+
+TEST_CASE("program/features: the principal components are painted over a picture of the same proportions") {
+    const Scratch     scratch;
+    const std::string tower = committed() / "vision/dino", picture = committed() / "images/rgb-67x48.png", png = scratch.path("pca.png");
+    const Ran         ran = run({"features", "--json", "--model", tower, "--image", picture, "--image-size", "140", "--pca", png});
+    CHECK(ran.json().at("shape") == Json{1, 100, 96});
+    const Image painted = read_image(png), seen = read_image(picture);
+    CHECK(painted.height() * seen.width() == painted.width() * seen.height());
+    CHECK(painted.width() >= 448);
+    const auto [least, most] = std::minmax_element(painted.pixels.begin(), painted.pixels.end());
+    CHECK(*most - *least > 100);  // not one grey
+}
+
+TEST_CASE("program/logits: every position's are the reference's, of pictures with prompts and of text") {
+    const Scratch     scratch;
+    const std::string out = scratch.path("out.safetensors");
+    const auto        check = [&](Arguments arguments, std::span<const float> want, std::size_t vocab, double tolerance) {
+        arguments.insert(arguments.begin(), {"logits", "--json", "--quiet", "--out", out});
+        CHECK(run(arguments).json().at("shape") == Json{want.size() / vocab, vocab});
+        CHECK(relative_error(floats(Checkpoint::open(out), "logits"), want) < tolerance);
+    };
+    for (const auto& folder : models(Layout::prismatic_run)) {
+        CAPTURE(folder.string());
+        const Checkpoint expected = Checkpoint::open(folder / "expected.safetensors");
+        std::size_t      i = 0;
+        for (const Json& row : read_json(folder / "expected.json").at("cases")) {
+            const std::string name = std::to_string(i++) + ".logits";
+            const auto        want = floats(expected, name);
+            const std::size_t vocab = expected.find(name)->shape.back();
+            const Arguments   model{"--model", folder, "--image", folder / "image.png"};
+            Arguments         ids = model, prompt = model, raw = model;
+            ids.insert(ids.end(), {"--ids", joined(row.at("input_ids"))});
+            prompt.insert(prompt.end(), {"--prompt", row.at("question")});
+            raw.insert(raw.end(), {"--raw-prompt", "--prompt", row.at("prompt")});
+            for (const auto& arguments : {ids, prompt, raw}) check(arguments, want, vocab, 5e-4);
+        }
+    }
+    for (const auto& folder : reference_cases("lm")) {  // without a tokenizer
+        CAPTURE(folder.string());
+        const Checkpoint expected = Checkpoint::open(folder / "expected.safetensors");
+        const TensorInfo* bf16 = expected.find("logits_of_bf16_weights_in_f32_arithmetic");
+        const TensorInfo* want = bf16 ? bf16 : expected.find("logits");
+        const auto        ids = to_integers(*expected.find("input_ids"));
+        const std::size_t n = expected.find("input_ids")->shape.back(), vocab = want->shape.back();
+        const auto        values = to_floats(*want);
+        check({"--model", folder, "--ids", joined(Json(std::vector(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(n))))},
+              std::span(values).first(n * vocab), vocab, 2e-4);
+    }
+}
+
+TEST_CASE("program/preprocess: tensors are those of Python's transforms") {
+    const Scratch     scratch;
+    const std::string out = scratch.path("out.safetensors");
+    for (const auto& root : reference_roots()) {
+        const Checkpoint expected = Checkpoint::open(root / "images/expected.safetensors");
+        for (const Json& row : read_json(root / "images/cases.json")) {
+            CAPTURE(row);
+            const std::string tower = row.at("statistics"), image = row.at("image");
+            const Json        said = run({"preprocess", "--json", "--image", root / "images" / image, "--statistics", tower == "dino" ? "imagenet" : tower == "clip" ? "clip" : "half",
+                                          "--size", row.at("size").dump(), "--resize", row.at("strategy"), "--out", out}).json();
+            const auto        want = floats(expected, row.at("tensor"));
+            const auto        found = floats(Checkpoint::open(out), "pixel_values");
+            CHECK(said.at("shape") == Json{3, row.at("size"), row.at("size")});
+            const bool jpeg = image.ends_with(".jpg");  // decoders differ by up to two levels of 255, over deviations of at least 0.22
+            REQUIRE(found.size() == want.size());
+            for (std::size_t i = 0; i < want.size(); ++i) REQUIRE(std::abs(found[i] - want[i]) <= (jpeg ? 2.01f / 255 / 0.22f : 1e-6f * std::max(1.0f, std::abs(want[i]))));
+        }
+    }
+    const Ran piped = run({"preprocess", "--image", "-", "--size", "8", "--out", "-"}, read_file(small_image()));
+    CHECK(piped.status == 0);
+    const std::string file = scratch.write("piped.safetensors", piped.out);
+    CHECK(Checkpoint::open(file).find("pixel_values")->shape == std::vector<std::size_t>{3, 8, 8});
+}
+
+TEST_CASE("program/tokenize, detokenize: ids and texts are the reference's") {
+    const Scratch scratch;
+    for (const auto& root : reference_roots())
+        for (const char* name : {"llama", "phi"}) {
+            const auto folder = root / "tokenizers" / name;
+            CAPTURE(folder.string());
+            Json texts = Json::array(), ids = Json::array(), bare = Json::array(), decoded = Json::array(), skipped = Json::array();
+            for (const Json& row : read_json(folder / "expected.json").at("cases")) {
+                texts.push_back(row.at("text")), ids.push_back(row.at("ids")), bare.push_back(row.at("ids_without_special"));
+                decoded.push_back(row.at("decoded")), skipped.push_back(row.at("decoded_skip_special"));
+            }
+            const std::string text_file = scratch.write("texts.json", texts.dump()), id_file = scratch.write("ids.json", ids.dump());
+            CHECK(run({"tokenize", "--json", "--model", folder, "--in", text_file}).json() == ids);
+            CHECK(run({"tokenize", "--json", "--model", folder, "--no-special", "--in", "-"}, texts.dump()).json() == bare);
+            CHECK(run({"detokenize", "--json", "--model", folder, "--in", id_file}).json() == decoded);
+            CHECK(run({"detokenize", "--json", "--model", folder, "--skip-special", "--in", "-"}, ids.dump()).json() == skipped);
+        }
+    const std::string special = R"(["</s>"])";
+    CHECK(run({"tokenize", "--json", "--in", "-"}, special).json() == Json{{1, 2}});
+    CHECK(run({"tokenize", "--json", "--plain", "--in", "-"}, special).json()[0].size() > 2);
+}
+
+TEST_CASE("program/inspect: every layout and kind of file, at once") {
+    const auto inspect = [](const std::filesystem::path& path) { return run({"inspect", "--json", path}).json(); };
+    const auto sum = [](const Json& found) {
+        std::size_t n = 0;
+        for (const Json& t : found.at("tensors")) {
+            std::size_t elements = 1;
+            for (const Json& extent : t.at("shape")) elements *= extent.get<std::size_t>();
+            n += elements;
+            CHECK(t.at("bytes").get<std::size_t>() >= elements);
+            CHECK_FALSE(t.at("name").get<std::string>().empty());
+        }
+        CHECK(found.at("parameters") == n);
+        return n;
+    };
+    const Json vlm = inspect(committed() / "vlm/prism-dinosiglip+7b");
+    CHECK(vlm.at("layout") == "prismatic-run");
+    CHECK(vlm.at("architecture") == "dinosiglip-vit-so-224px + no-align+fused-gelu-mlp + llama2-7b-pure");
+    CHECK(sum(vlm) > 800'000);
+    const Json vla = inspect(committed() / "vlm/openvla-hf");
+    CHECK(vla.at("layout") == "openvla");
+    CHECK(sum(vla) == Checkpoint::open(committed() / "vlm/openvla-hf").bytes() / 4);
+    const Json tower = inspect(committed() / "vision/dino");
+    CHECK(tower.at("layout") == "timm-tower");
+    CHECK(tower.at("architecture").get<std::string>().starts_with("vit_large_patch14_reg4_dinov2"));
+    sum(tower);
+    const Json bf16 = inspect(committed() / "lm/llama-bf16-sharded");
+    CHECK(bf16.at("layout") == "language-model");
+    CHECK(bf16.at("architecture") == "LlamaForCausalLM");
+    CHECK(bf16.at("tensors")[0].at("dtype") == "BF16");
+    sum(bf16);
+    CHECK(inspect(committed() / "lm/llama-bf16-sharded/pytorch_model.bin").at("parameters") == bf16.at("parameters"));
+    CHECK(inspect(committed() / "lm/llama-bf16-sharded/model.safetensors.index.json").at("parameters") == bf16.at("parameters"));
+    CHECK(inspect(committed() / "vision/dino/model.safetensors").at("layout") == "safetensors");
+    CHECK(inspect(committed() / "formats/legacy.pt").at("layout") == "torch");
+    CHECK(inspect(committed() / "tokenizers/llama").at("layout") == "tokenizer");
+    CHECK(inspect(committed() / "tokenizers/llama/tokenizer.model").at("layout") == "tokenizer");
+    CHECK(run({"inspect", committed() / "vision/dino"}).out.find("blocks.0.attn.qkv.weight") != std::string::npos);
+}
+
+TEST_CASE("program/inspect: a file of gigabytes takes no longer than a small one") {
+    const Scratch     scratch;
+    const std::string path = scratch.path("big.safetensors");
+    constexpr std::uint64_t n = std::uint64_t{3} << 30;
+    std::string       header = R"({"w":{"dtype":"F32","shape":[)" + std::to_string(n / 4) + R"(],"data_offsets":[0,)" + std::to_string(n) + "]}}";
+    const std::uint64_t length = header.size();
+    scratch.write("big.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + header);
+    std::error_code failed;
+    std::filesystem::resize_file(path, 8 + length + n, failed);  // a hole: nothing is on disk
+    if (failed) return;
+    const auto start = std::chrono::steady_clock::now();
+    CHECK(run({"inspect", "--json", path}).json().at("parameters") == n / 4);
+    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(1));
+}
+
+TEST_CASE("program/chat: a line is a turn, in a pipe too") {
+    const std::string first = run({"ask", "--quiet", "--image", small_image(), "--prompt", "hello", "--max-new-tokens", "4"}).out;
+    const Ran         ran = run({"chat", "--quiet", "--image", small_image(), "--max-new-tokens", "4"}, "hello\n\nhello\n/reset\nhello\n/image " + small_image() + "\nhello");
+    CHECK(ran.status == 0);
+    CHECK(ran.err.empty());
+    const std::size_t n = first.size();
+    REQUIRE(ran.out.size() > 3 * n);
+    CHECK(ran.out.substr(0, n) == first);
+    CHECK(ran.out.substr(ran.out.size() - 2 * n) == first + first);
+    check_refused(1, {"chat", "--quiet"}, {"/nowhere.png"}, "/image /nowhere.png\n");
+}
+
+TEST_CASE("program: questions that cannot be asked are usage errors") {
+    check_refused(2, {}, {"command"});
+    for (const char* later : {"pack", "train", "eval", "shapes", "bench", "fly"}) check_refused(2, {later}, {later});
+    check_refused(2, {"ask"}, {"--prompt"});
+    check_refused(2, {"ask", "--prompt", "a", "--no-such-option"}, {"--no-such-option"});
+    check_refused(2, {"ask", "--prompt", "a", "--threads", "0"}, {"--threads"});
+    check_refused(2, {"ask", "--prompt", "a", "--threads", "many"}, {"--threads"});
+    check_refused(2, {"ask", "--prompt", "a", "--weights", "q8"}, {"as-stored", "bf16"});
+    check_refused(2, {"ask", "--prompt", "a", "--backend", "abacus"}, {"cpu", "cuda"});
+    check_refused(2, {"ask", "--prompt", "a", "--max-new-tokens", "0"}, {"--max-new-tokens"});
+    check_refused(2, {"ask", "--image", "a", "--image", "b", "--prompt", "a", "--prompt", "b", "--prompt", "c"}, {"2 of --image", "3 of --prompt"});
+    check_refused(2, {"features", "--out", "x"}, {"--image", "--pixels"});
+    check_refused(2, {"features", "--image", "x"}, {"--out", "--pca"});
+    check_refused(2, {"logits", "--out", "x"}, {"--prompt", "--ids"});
+    check_refused(2, {"preprocess", "--image", small_image(), "--json", "--out", "-"}, {"standard output"});
+}
+
+TEST_CASE("program: work that fails says which file or value, and what is wrong, in one line") {
+    const Scratch     scratch;
+    const std::string image = small_image(), bytes = read_file(image), model = committed() / "vlm/prism-dinosiglip+7b";
+    check_refused(1, {"ask", "--prompt", "a", "--backend", "cuda"}, {"no CUDA"});
+    check_refused(1, {"ask", "--prompt", "a", "--isa", "mmx"}, {"mmx", "portable"});
+    check_refused(1, {"ask", "--prompt", "a", "--image", "/nowhere.png"}, {"/nowhere.png"});
+    check_refused(1, {"ask", "--prompt", "a", "--image", model}, {"folder"});
+    check_refused(1, {"ask", "--prompt", "a", "--image", scratch.write("cut.png", bytes.substr(0, bytes.size() / 2))}, {"cut.png", "cut off"});
+    check_refused(1, {"ask", "--prompt", "a", "--image", scratch.write("text.png", "hello")}, {"text.png", "PNG", "JPEG"});
+    check_refused(1, {"ask", "--prompt", "a", "--image", "-"}, {"standard input"});
+    check_refused(1, {"ask", "--prompt", "a", "--model", "/nowhere"}, {"/nowhere"});
+    check_refused(1, {"ask", "--prompt", "a", "--model", image}, {"image.png"});
+    check_refused(1, {"ask", "--prompt", "a", "--model", committed() / "images"}, {"images", "config.json"});
+    check_refused(1, {"ask", "--prompt", "a", "--model", committed() / "vision/dino"}, {"tower"});
+    check_refused(1, {"ask", "--prompt", "a", "--model", committed() / "lm/llama-bf16-sharded"}, {"tokenizer"});
+    check_refused(1, {"ask", "--prompt", "a", "--model", model, "--llm-dir", "/nowhere"}, {"/nowhere", "folder"});
+    for (const char* top_p : {"0", "-1", "1.5", "nan"}) check_refused(1, {"ask", "--prompt", "a", "--top-p", top_p}, {"top_p"});
+    for (const char* temperature : {"-1", "nan", "inf"}) check_refused(1, {"ask", "--prompt", "a", std::string("--temperature=") + temperature}, {"temperature"});
+    check_refused(1, {"ask", "--prompt", "a", "--top-k=-2"}, {"top_k", "-2"});
+    std::string many;
+    for (int i = 0; i < 600; ++i) many += "word ";
+    for (const char* command : {"ask", "score", "logits"}) {
+        Arguments arguments{command, "--image", image, "--prompt", many};
+        if (command == std::string("score")) arguments.insert(arguments.end(), {"--choices", "A,B"});
+        if (command == std::string("logits")) arguments.insert(arguments.end(), {"--out", scratch.path("x")});
+        check_refused(1, arguments, {"tokens with a picture of 9", "512"});
+    }
+    for (const char* choices : {"", ",", "A,", "A,,B", "A,A"}) check_refused(1, {"score", "--prompt", "a", "--choices", choices}, {"choices"});
+    check_refused(1, {"act", "--image", image, "--instruction", "go", "--unnorm-key", "mars"}, {"mars", "bridge_orig, tabletop"});
+    check_refused(1, {"act", "--image", image, "--instruction", "go", "--model", model}, {"unnorm_key"});
+    check_refused(1, {"features", "--image", image, "--model", committed() / "vision/dino", "--image-size", "3", "--out", scratch.path("x")}, {"image_size"});
+    check_refused(1, {"features", "--image", image, "--model", model, "--image-size", "56", "--out", scratch.path("x")}, {"image_size"});
+    check_refused(1, {"features", "--pixels", image, "--out", scratch.path("x")}, {"image.png"});
+    check_refused(1, {"features", "--pixels", committed() / "formats/expected.safetensors", "--out", scratch.path("x")}, {"pixel_values"});
+    check_refused(1, {"features", "--image", image, "--out", "/nowhere/x"}, {"/nowhere/x"});
+    check_refused(1, {"logits", "--ids", "1,999999", "--out", scratch.path("x")}, {"999999"});
+    check_refused(1, {"logits", "--image", image, "--model", committed() / "lm/llama-bf16-sharded", "--ids", "1", "--out", scratch.path("x")}, {"no pictures"});
+    check_refused(1, {"preprocess", "--image", image, "--statistics", "mine", "--out", scratch.path("x")}, {"mine", "imagenet, clip, half"});
+    check_refused(1, {"preprocess", "--image", image, "--resize", "squash", "--out", scratch.path("x")}, {"squash", "letterbox"});
+    check_refused(1, {"tokenize", "--in", "-"}, {"JSON"}, "[");
+    check_refused(1, {"tokenize", "--in", "-"}, {"array of strings"}, "[1]");
+    check_refused(1, {"detokenize", "--in", "-"}, {"4294967296"}, "[[4294967296]]");
+    check_refused(1, {"detokenize", "--in", "-"}, {"ids"}, R"([["a"]])");
+    check_refused(1, {"inspect", "/nowhere"}, {"/nowhere"});
+    check_refused(1, {"inspect", image}, {"image.png"});
+    check_refused(1, {"inspect", committed() / "formats/whole_module_must_be_refused.pt"}, {"whole_module"});
+    CHECK_FALSE(std::filesystem::exists(scratch.path("x")));  // no half-written result
+}
+
+TEST_CASE("program: help has an example for every command, and the version says what was built") {
+    for (const char* command : {"ask", "chat", "score", "act", "features", "logits", "preprocess", "tokenize", "detokenize", "inspect"}) {
+        CAPTURE(command);
+        const Ran ran = run({command, "--help"});
+        CHECK(ran.status == 0);
+        CHECK(ran.err.empty());
+        const std::size_t example = ran.out.find("Example:\n");
+        REQUIRE(example != std::string::npos);
+        CHECK(ran.out.substr(example).find(std::string("prism ") + command) != std::string::npos);
+        CHECK(std::count(ran.out.begin() + static_cast<std::ptrdiff_t>(example), ran.out.end(), '\n') <= 3);
+    }
+    CHECK(run({"--help"}).out.find("Example:") != std::string::npos);
+    const Ran version = run({"--version"});
+    CHECK(version.status == 0);
+    for (const char* fact : {"prism ", "compiler", "instruction set", "backends: cpu"}) CHECK(version.out.find(fact) != std::string::npos);
+}

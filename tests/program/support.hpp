@@ -1,0 +1,84 @@
+// Running the program as its users do: arguments in, status and both streams out.
+#pragma once
+
+#include "prism/io/file.hpp"
+#include "prism/io/json.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char** environ;
+
+namespace prism::test {
+
+/// A folder that goes away with its owner.
+class Scratch {
+public:
+    Scratch() {
+        std::string name = (std::filesystem::temp_directory_path() / "prism-program-XXXXXX").string();
+        REQUIRE(::mkdtemp(name.data()));
+        folder_ = name;
+    }
+    ~Scratch() {
+        std::error_code ignored;
+        std::filesystem::remove_all(folder_, ignored);
+    }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+
+    std::string path(std::string_view name) const { return (folder_ / name).string(); }
+    std::string write(std::string_view name, std::string_view bytes) const {
+        std::ofstream(path(name), std::ios::binary) << bytes;
+        return path(name);
+    }
+
+private:
+    std::filesystem::path folder_;
+};
+
+struct Ran {
+    int         status = -1;  // exit status; 128 and the number of the signal that ended it
+    std::string out, err;
+
+    Json json() const {
+        REQUIRE_MESSAGE(status == 0, err);
+        return parse_json(out, "standard output");  // so nothing else stands there
+    }
+    std::size_t error_lines() const { return static_cast<std::size_t>(std::count(err.begin(), err.end(), '\n')); }
+};
+
+/// Runs prism with these arguments and this standard input.
+inline Ran run(const std::vector<std::string>& arguments, std::string_view input = {}) {
+    const Scratch     scratch;
+    const std::string in = scratch.write("in", input), out = scratch.path("out"), err = scratch.path("err");
+    std::vector<char*> argv{const_cast<char*>(PRISM_PROGRAM)};
+    for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t files;
+    ::posix_spawn_file_actions_init(&files);
+    ::posix_spawn_file_actions_addopen(&files, STDIN_FILENO, in.c_str(), O_RDONLY, 0);
+    ::posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT, 0600);
+    ::posix_spawn_file_actions_addopen(&files, STDERR_FILENO, err.c_str(), O_WRONLY | O_CREAT, 0600);
+    pid_t pid = 0;
+    REQUIRE(::posix_spawn(&pid, PRISM_PROGRAM, &files, nullptr, argv.data(), environ) == 0);
+    ::posix_spawn_file_actions_destroy(&files);
+    int state = 0;
+    REQUIRE(::waitpid(pid, &state, 0) == pid);
+    return {WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state), read_file(out), read_file(err)};
+}
+
+}  // namespace prism::test

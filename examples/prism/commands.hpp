@@ -84,6 +84,11 @@ struct Inspect {
     std::filesystem::path path;
 };
 
+struct Bench {
+    std::vector<std::string> cases;  // none: a selection
+    std::size_t              runs = 5;
+};
+
 void run(const Common&, const Ask&);
 void run(const Common&, const Chat&);
 void run(const Common&, const Score&);
@@ -94,5 +99,6 @@ void run(const Common&, const Preprocess&);
 void run(const Common&, const Tokenize&);
 void run(const Common&, const Detokenize&);
 void run(const Common&, const Inspect&);
+void run(const Common&, const Bench&);
 
 }  // namespace program

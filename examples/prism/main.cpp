@@ -36,7 +36,7 @@ CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& 
     c->add_option("--threads", common.threads, "How many threads compute; default: physical cores")->check(CLI::Range(1, 1024));
     c->add_option("--backend", common.backend, "What computes")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
     c->add_option("--weights", common.weights, "Format that weights are held in")
-        ->check(CLI::IsMember({"as-stored", "f32", "bf16", "f16"}))
+        ->check(CLI::IsMember({"as-stored", "f32", "bf16", "f16", "q8", "q4", "q4m"}))
         ->capture_default_str();
     c->add_option("--isa", common.isa, "Instruction set: portable, avx2 or avx512; default: the widest there is");
     c->add_flag("--quiet", common.quiet, "Nothing on standard error but errors");
@@ -162,6 +162,13 @@ int main(int argc, char** argv) {
     Inspect inspect;
     c = add(app, common, inspect, work, "inspect", "What a model folder or file holds; reads headers only", "prism inspect prism-dinosiglip+7b");
     c->add_option("path", inspect.path, "Model folder, or file of weights or of a tokenizer")->required();
+
+    Bench bench;
+    c = add(app, common, bench, work, "bench", "Time parts of models on random weights, beside the limits of this machine",
+            "prism bench --case decode/llama2-7b --weights q4");
+    c->add_option("--case", bench.cases, "vision/<backbone id>, prefill/<language model>, decode/<language model> or matmul/<m>x<k>x<n>; "
+                                         "default: one of each")->take_all();
+    c->add_option("--runs", bench.runs, "Timed runs of each case, after one that is not timed")->check(CLI::Range(1, 1000))->capture_default_str();
 
     try {
         app.parse(argc, argv);

@@ -7,9 +7,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <map>
 #include <utility>
 
+template struct prism::cpu::KernelTables<>;
 template struct prism::Prismatic<prism::Cpu>;
 template struct prism::Prismatic<prism::Dry>;
 template class prism::Session<prism::Cpu, prism::Prismatic<prism::Cpu>>;
@@ -34,12 +34,12 @@ std::variant<Vlm, Language, Tower> open_parts(Cpu& cpu, const std::filesystem::p
 }
 
 void convert(Cpu& cpu, Model& model, const Common& common) {
-    static const std::map<std::string, Dtype> dtypes{{"f32", Dtype::f32}, {"bf16", Dtype::bf16}, {"f16", Dtype::f16}};
+    const Dtype              dtype = format_from_name(common.weights, all_formats{});
     std::atomic<std::size_t> done{0};
     const auto               store = [&](auto& module) {
         const Progress progress{!common.quiet, "converting weights to " + common.weights, static_cast<double>(count_parameters(module)), 1e6,
                                 "M values", [&] { return static_cast<double>(done.load()); }};
-        store_as(cpu, module, dtypes.at(common.weights), [&](std::size_t n, std::size_t) { done = n; });
+        store_model_as(cpu, module, dtype, [&](std::size_t n, std::size_t) { done = n; });
     };
     if (auto* vlm = std::get_if<Vlm>(&model.parts)) store(vlm->model);
     else if (auto* llm = std::get_if<Language>(&model.parts)) store(llm->model.llm);

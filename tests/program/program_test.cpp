@@ -367,7 +367,7 @@ TEST_CASE("program: questions that cannot be asked are usage errors") {
     check_refused(2, {"ask", "--prompt", "a", "--no-such-option"}, {"--no-such-option"});
     check_refused(2, {"ask", "--prompt", "a", "--threads", "0"}, {"--threads"});
     check_refused(2, {"ask", "--prompt", "a", "--threads", "many"}, {"--threads"});
-    check_refused(2, {"ask", "--prompt", "a", "--weights", "q8"}, {"as-stored", "bf16"});
+    check_refused(2, {"ask", "--prompt", "a", "--weights", "q3"}, {"as-stored", "bf16", "q4"});
     check_refused(2, {"ask", "--prompt", "a", "--backend", "abacus"}, {"cpu", "cuda"});
     check_refused(2, {"ask", "--prompt", "a", "--max-new-tokens", "0"}, {"--max-new-tokens"});
     check_refused(2, {"ask", "--image", "a", "--image", "b", "--prompt", "a", "--prompt", "b", "--prompt", "c"}, {"2 of --image", "3 of --prompt"});

@@ -65,7 +65,7 @@ TEST_CASE("fusion/projector: arch_specifier names the kind, whatever it says of 
     for (const char* arch : {"", "mlp", "relu-mlp", "gelu-mlp+x", "no-align+linear"}) {
         try {
             projector_from_arch(arch);
-            FAIL_CHECK(arch << " was taken");
+            FAIL_CHECK(std::string(arch) << " was taken");
         } catch (const ConfigError& e) {
             CHECK((e.key == "arch_specifier" && e.value == arch && e.allowed.find("fused-gelu-mlp") != e.allowed.npos));
         }

@@ -137,7 +137,7 @@ private:
 };
 
 struct Kind {
-    const char*         name;
+    std::string         name;
     LanguageModelConfig config;
 };
 const Kind kinds[]{

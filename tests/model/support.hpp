@@ -39,9 +39,10 @@ public:
 
     /// A copy of a folder of the committed reference cases, such as "vlm/openvla-hf".
     void copy(const std::string& reference, const std::string& to = ".") const {
+        const auto from = std::filesystem::path(PRISM_TEST_DATA) / "reference" / reference;
         std::filesystem::create_directories(path_ / to);
-        for (const auto& entry : std::filesystem::recursive_directory_iterator(std::filesystem::path(PRISM_TEST_DATA) / "reference" / reference)) {
-            const auto target = path_ / to / std::filesystem::relative(entry.path(), std::filesystem::path(PRISM_TEST_DATA) / "reference" / reference);
+        for (const auto& entry : std::filesystem::recursive_directory_iterator(from)) {
+            const auto target = path_ / to / entry.path().lexically_relative(from);
             if (entry.is_directory()) std::filesystem::create_directories(target);
             else std::filesystem::copy_file(std::filesystem::canonical(entry.path()), target);
         }
@@ -90,7 +91,7 @@ std::string message(Call&& call) {
     try {
         call();
     } catch (const E& e) { return e.what(); } catch (const std::exception& e) {
-        FAIL_CHECK("another error: " << e.what());
+        FAIL_CHECK("another error: " << std::string(e.what()));
         return {};
     }
     return {};

@@ -23,7 +23,7 @@ TEST_CASE("ops: every operation gives the same bits at 1, 2, 3 and 8 threads") {
     const Packed<bf16, host> w16{half.data(), 300, d, d};
 
     struct Op {
-        const char*                    name;
+        std::string                    name;
         std::size_t                    rows, cols;
         std::function<void(Cpu&, Mat<Cpu>)> run;
     };

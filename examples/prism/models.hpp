@@ -54,4 +54,3 @@ Model open_model(prism::Cpu& cpu, const Common& common, Default which = Default:
 extern template struct prism::Prismatic<prism::Cpu>;
 extern template struct prism::Prismatic<prism::Dry>;
 extern template class prism::Session<prism::Cpu, prism::Prismatic<prism::Cpu>>;
-extern template class prism::Session<prism::Cpu, program::Decoder>;

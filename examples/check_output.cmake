@@ -1,9 +1,10 @@
 # Runs PROGRAM with the arguments that the first line of SOURCE names (`// Run: NAME ARGUMENT ...`, paths relative to the
-# working directory) and compares what it prints with the .output beside SOURCE. Times differ from machine to machine:
-# every `<number> ms` counts as `N ms`.
+# working directory, build/ being the folder BUILD) and compares what it prints with the .output beside SOURCE. Times
+# differ from machine to machine: every `<number> ms` counts as `N ms`.
 file(STRINGS ${SOURCE} command LIMIT_COUNT 1)
 string(REGEX REPLACE "^// Run: [^ ]+ ?" "" command "${command}")
 separate_arguments(arguments UNIX_COMMAND "${command}")
+list(TRANSFORM arguments REPLACE "^build/" "${BUILD}/")
 execute_process(COMMAND ${PROGRAM} ${arguments} RESULT_VARIABLE status OUTPUT_VARIABLE printed ERROR_VARIABLE notes)
 if(NOT status EQUAL 0)
     message(FATAL_ERROR "${PROGRAM} ${command}: ${status}\n${notes}")

@@ -12,7 +12,6 @@
 template struct prism::Prismatic<prism::Cpu>;
 template struct prism::Prismatic<prism::Dry>;
 template class prism::Session<prism::Cpu, prism::Prismatic<prism::Cpu>>;
-template class prism::Session<prism::Cpu, program::Decoder>;
 
 namespace program {
 

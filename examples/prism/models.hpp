@@ -55,4 +55,3 @@ extern template struct prism::cpu::KernelTables<>;
 extern template struct prism::Prismatic<prism::Cpu>;
 extern template struct prism::Prismatic<prism::Dry>;
 extern template class prism::Session<prism::Cpu, prism::Prismatic<prism::Cpu>>;
-extern template class prism::Session<prism::Cpu, program::Decoder>;

@@ -85,8 +85,8 @@ struct ActionVocabulary {
 };
 
 struct PretrainedOptions {
-    std::filesystem::path vision_dir, llm_dir;  // of a run folder whose towers and language files lie elsewhere
-    FileMode              mode = FileMode::map;  // copy: cannot fault when a file shrinks while it is in use
+    std::filesystem::path vision_dir = {}, llm_dir = {};  // of a run folder whose towers and language files lie elsewhere
+    FileMode              mode = FileMode::map;           // copy: cannot fault when a file shrinks while it is in use
 };
 
 /// A vision-language model with what the folder says around it. The tokenizer is missing when no folder has one.

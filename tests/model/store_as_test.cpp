@@ -21,7 +21,13 @@ TEST_CASE("model/store_as: weights keep their values as far as the format holds 
         std::vector<float> all;
         visit(model, [&](const std::string&, const auto& p) {
             if constexpr (requires { p.rows(); })
-                p.visit([&](const auto& w) { for (std::size_t i = 0; i < w.rows * w.cols; ++i) all.push_back(static_cast<float>(w.data[i])); });
+                p.visit([&]<class F>(const Packed<F, host>& w) {
+                    std::vector<float> row(w.stride * F::values_per_block);
+                    for (std::size_t i = 0; i < w.rows; ++i) {
+                        F::decode(std::span(w.data + i * w.stride, w.stride), row);
+                        all.insert(all.end(), row.begin(), row.begin() + static_cast<std::ptrdiff_t>(w.cols));
+                    }
+                });
         });
         return all;
     };

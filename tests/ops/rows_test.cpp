@@ -132,12 +132,13 @@ TEST_CASE("ops/rows: activations have the published values") {
             Cpu be{{.threads = 1, .isa = isa}};
             const std::pair<Activation, float> expected[]{{Activation::none, r.z}, {Activation::gelu_erf, r.gelu_erf}, {Activation::quick_gelu, r.quick_gelu},
                                                           {Activation::gelu_tanh, r.gelu_tanh}, {Activation::silu, r.silu}};
-            for (const auto& [act, value] : expected) {
+            for (const auto& entry : expected) {
+                const Activation   act = entry.first;
                 std::vector<float> x(19, r.z);  // whole vectors and a rest
                 ops::activate<Cpu>(be, act, Mat<Cpu>{x.data(), {1, x.size()}});
                 const double limit = activation_bound(static_cast<double>(r.z)) + 5e-10;  // the table has nine digits
                 for (float y : x)
-                    CHECK_MESSAGE(std::abs(static_cast<double>(y) - static_cast<double>(value)) <= limit, to_string(isa) << ", " << to_string(act) << "(" << r.z << ")");
+                    CHECK_MESSAGE(std::abs(static_cast<double>(y) - static_cast<double>(entry.second)) <= limit, to_string(isa) << ", " << to_string(act) << "(" << r.z << ")");
             }
         }
 }

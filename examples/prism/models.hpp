@@ -51,7 +51,6 @@ Model open_model(prism::Cpu& cpu, const Common& common, Default which = Default:
 
 }  // namespace program
 
-extern template struct prism::cpu::KernelTables<>;
 extern template struct prism::Prismatic<prism::Cpu>;
 extern template struct prism::Prismatic<prism::Dry>;
 extern template class prism::Session<prism::Cpu, prism::Prismatic<prism::Cpu>>;

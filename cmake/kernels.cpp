@@ -1,4 +1,4 @@
-// The kernels, compiled once for all of the program.
+// The kernels of the CPU backend, compiled once for all of our own programs.
 #include "prism/backend/cpu/kernels.hpp"
 
 template struct prism::cpu::KernelTables<>;

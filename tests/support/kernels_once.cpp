@@ -1,3 +1,0 @@
-#include "prism/backend/cpu/kernels.hpp"
-
-template struct prism::cpu::KernelTables<>;

@@ -1,0 +1,11 @@
+// No tests: what the others here share is compiled in this source.
+#include "instances.hpp"
+
+namespace prism {
+
+template Pretrained<Cpu> from_pretrained(Cpu&, const std::filesystem::path&, const PretrainedOptions&);
+template PretrainedLanguageModel<Cpu> language_model_from_pretrained(Cpu&, const std::filesystem::path&, FileMode);
+template PretrainedTower<Cpu> tower_from_pretrained(Cpu&, const std::filesystem::path&, std::size_t, FileMode);
+template class Loading<Cpu>;
+
+}  // namespace prism

@@ -171,12 +171,15 @@ public:
     void attention(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const AttentionShape& shape, Matrix<float> y) {
         const std::size_t n_q = q.rows() / shape.n_sequences, n_kv = k.rows() / shape.n_sequences;
         if (n_q == 0) return;
-        flops_.fetch_add(shape.flops(q.rows(), k.rows()), std::memory_order_relaxed);
         const std::size_t n_blocks = (n_q + cpu::AttendTile::max_rows - 1) / cpu::AttendTile::max_rows;
         const std::size_t block = (n_q + n_blocks - 1) / n_blocks;
         const std::size_t shared = shape.n_heads / shape.n_kv_heads;  // query heads per key head
         const auto        kernel = n_q <= 4 ? kernels_->attend_row : kernels_->attend;
-        parallel_for(shape.n_sequences * shape.n_heads * n_blocks, 1, [&](std::size_t task, std::size_t) {
+        const std::size_t n_tasks = shape.n_sequences * shape.n_heads * n_blocks;
+        const auto        flops = shape.flops(q.rows(), k.rows());
+        parallel_for(n_tasks, 1, [&](std::size_t task, std::size_t) {
+            // Long pictures spend minutes in one call, so it is counted piece by piece, in shares that add up exactly.
+            flops_.fetch_add(flops / n_tasks + (task < flops % n_tasks), std::memory_order_relaxed);
             const std::size_t first = task % n_blocks * block, head = task / n_blocks % shape.n_heads;
             const std::size_t sequence = task / n_blocks / shape.n_heads;
             if (first >= n_q) return;

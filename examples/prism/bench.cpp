@@ -2,7 +2,7 @@
 #include "models.hpp"
 #include "progress.hpp"
 
-#include "prism/generate/bench.hpp"
+#include "bench_cases.hpp"
 #include "prism/io/json.hpp"
 
 #include <cstdio>

@@ -161,9 +161,9 @@ void run(const Common& common, const Chat& args) {
     ::sigaction(SIGINT, &action, nullptr);
     const bool asks = ::isatty(STDIN_FILENO) && !common.quiet;
     for (std::string line; (asks ? std::cerr << "> " << std::flush : std::cerr), std::getline(std::cin, line);) {
-        const auto argument = [&](std::string_view command) { return std::string(detail::trimmed(std::string_view(line).substr(command.size()))); };
+        const auto argument = [&](std::string_view command) { return std::string(unicode::strip(std::string_view(line).substr(command.size()))); };
         try {
-            if (detail::trimmed(line).empty()) continue;
+            if (unicode::strip(line).empty()) continue;
             if (line.starts_with("/reset")) {
                 chat.restart();
             } else if (line.starts_with("/image ")) {

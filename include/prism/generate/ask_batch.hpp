@@ -96,7 +96,7 @@ std::vector<Answer> ask_batch(B& be, const M& model, const ChatParts& parts, std
         std::vector<Generated> out = generate_batch<B>(be, model.llm, together, generate, on_token);
         for (std::size_t i = 0; i < out.size(); ++i) {
             Answer& answer = answers[first + i];
-            answer.text = detail::trimmed(parts.tokenizer.decode(out[i].ids));
+            answer.text = unicode::strip(parts.tokenizer.decode(out[i].ids));
             answer.output_ids = std::move(out[i].ids);
             answer.stop = out[i].stop == Stop::callback && room[i] == 0 ? Stop::context_full : out[i].stop;
             answer.prefill_s = out[i].prefill_s, answer.decode_s = out[i].decode_s;

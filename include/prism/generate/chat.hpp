@@ -73,16 +73,6 @@ struct Answer {
     double                    image_s = 0, vision_s = 0, prefill_s = 0, decode_s = 0;  // image_s: preparing the picture
 };
 
-namespace detail {
-
-inline std::string_view trimmed(std::string_view s) {
-    constexpr std::string_view space = " \t\n\r\f\v";
-    const std::size_t          first = s.find_first_not_of(space);
-    return first == s.npos ? std::string_view{} : s.substr(first, s.find_last_not_of(space) - first + 1);
-}
-
-}  // namespace detail
-
 /// What a folder says, as parts of a conversation. Throws LoadError without a tokenizer.
 template <Backend B>
 ChatParts chat_parts(const Pretrained<B>& p, std::size_t max_tokens) {
@@ -177,7 +167,7 @@ private:
             throw GenerationError{e.step, e.ids, text + stream.finish()};
         }
         say(stream.finish());
-        answer.text = detail::trimmed(text);
+        answer.text = unicode::strip(text);
         return answer;
     }
 

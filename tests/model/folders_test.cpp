@@ -330,7 +330,7 @@ TEST_CASE("model: scores that are no numbers end a chat with the text so far, an
     } catch (const GenerationError& e) {
         CHECK(e.step == static_cast<std::size_t>(seen) + 1);
         CHECK(e.ids == before.output_ids);
-        CHECK(detail::trimmed(e.text) == before.text);
+        CHECK(unicode::strip(e.text) == before.text);
     }
     CHECK(spoiled.ask("What is it?", {.max_new_tokens = 1}).output_ids[0] == answer.output_ids[0]);  // the failed turn left no trace
 

@@ -134,7 +134,8 @@ TEST_CASE("program/ask: samples with a seed, converts weights, and notes what it
 TEST_CASE("program/score: probabilities are the reference's") {
     for (const auto& folder : models(Layout::prismatic_run)) {
         CAPTURE(folder.string());
-        for (const Json& row : read_json(folder / "expected.json").at("cases")) {
+        const Json document = read_json(folder / "expected.json");
+        for (const Json& row : document.at("cases")) {
             std::string choices;
             for (const auto& [choice, p] : row.at("string_probabilities").items()) choices += (choices.empty() ? "" : ",") + choice;
             const Json found = run({"score", "--json", "--quiet", "--model", folder, "--image", folder / "image.png", "--prompt", row.at("question"), "--choices", choices})
@@ -223,7 +224,8 @@ TEST_CASE("program/logits: every position's are the reference's, of pictures wit
         CAPTURE(folder.string());
         const Checkpoint expected = Checkpoint::open(folder / "expected.safetensors");
         std::size_t      i = 0;
-        for (const Json& row : read_json(folder / "expected.json").at("cases")) {
+        const Json document = read_json(folder / "expected.json");
+        for (const Json& row : document.at("cases")) {
             const std::string name = std::to_string(i++) + ".logits";
             const auto        want = floats(expected, name);
             const std::size_t vocab = expected.find(name)->shape.back();
@@ -279,7 +281,8 @@ TEST_CASE("program/tokenize, detokenize: ids and texts are the reference's") {
             const auto folder = root / "tokenizers" / name;
             CAPTURE(folder.string());
             Json texts = Json::array(), ids = Json::array(), bare = Json::array(), decoded = Json::array(), skipped = Json::array();
-            for (const Json& row : read_json(folder / "expected.json").at("cases")) {
+            const Json document = read_json(folder / "expected.json");
+            for (const Json& row : document.at("cases")) {
                 texts.push_back(row.at("text")), ids.push_back(row.at("ids")), bare.push_back(row.at("ids_without_special"));
                 decoded.push_back(row.at("decoded")), skipped.push_back(row.at("decoded_skip_special"));
             }

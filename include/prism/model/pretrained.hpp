@@ -380,9 +380,14 @@ Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const 
 }
 
 /// The tokenizer of a model folder of any layout, as the model uses it, without opening any weights; of a folder or file
-/// that holds nothing but a tokenizer, that. Throws LoadError when there is none.
+/// that holds nothing but a tokenizer, that, with the pad token that Prismatic adds to a tokenizer that has none. Throws
+/// LoadError when there is no tokenizer.
 inline Tokenizer tokenizer_from_pretrained(const std::filesystem::path& path, const PretrainedOptions& options = {}) {
-    if (!std::filesystem::is_directory(path) || !std::filesystem::exists(path / "config.json")) return Tokenizer::open(path);
+    if (!std::filesystem::is_directory(path) || !std::filesystem::exists(path / "config.json")) {
+        Tokenizer tokenizer = Tokenizer::open(path);
+        if (!tokenizer.pad_id()) tokenizer.add_special("<PAD>", SpecialRole::pad);
+        return tokenizer;
+    }
     const auto   config = ConfigReader::open(path / "config.json");
     const Layout layout = layout_of(path);
     std::string  added_by;  // the language backbone of a model that Prismatic made

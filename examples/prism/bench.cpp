@@ -23,19 +23,20 @@ void run(const Common& common, const Bench& args) {
     }();
     Json results = Json::array();
     if (!common.json)
-        std::printf("%zu threads, %s: %.0f GFLOP/s in f32, %.1f GB/s from memory\n%-34s %-5s %10s %10s %9s %9s\n", cpu.threads(), to_string(cpu.isa()).data(),
-                    limits.f32_flops * 1e-9, limits.bytes_per_second * 1e-9, "case", "", "min s", "median s", "of f32", "of memory");
+        std::printf("%zu threads, %s: %.0f GFLOP/s in f32, %.0f in bf16, %.0f GOP/s in int8, %.1f GB/s from memory\n%-34s %-5s %10s %10s %13s %9s\n", cpu.threads(),
+                    to_string(cpu.isa()).data(), limits.f32_flops * 1e-9, limits.bf16_flops * 1e-9, limits.int8_ops * 1e-9, limits.bytes_per_second * 1e-9, "case", "",
+                    "min s", "median s", "of arithmetic", "of memory");
     for (const auto& name : cases) {
         const BenchResult r = [&] {
             const Progress bar{!common.quiet, name};
             return run_bench(cpu, name, limits, {.weights = weights, .runs = args.runs});
         }();
         if (common.json)
-            results.push_back({{"case", name}, {"threads", r.threads}, {"weights", common.weights == "as-stored" ? "f32" : common.weights},
+            results.push_back({{"case", name}, {"threads", r.threads}, {"weights", common.weights == "as-stored" ? "f32" : common.weights}, {"compute", common.compute},
                                {"seconds", {{"min", r.seconds_min}, {"median", r.seconds_median}}}, {"flops", r.flops}, {"bytes", r.bytes},
                                {"fraction_of_peak", r.fraction_of_peak()}});
         else
-            std::printf("%-34s %-5s %10.4f %10.4f %7.0f %% %7.0f %%\n", name.c_str(), common.weights == "as-stored" ? "f32" : common.weights.c_str(), r.seconds_min,
+            std::printf("%-34s %-5s %10.4f %10.4f %11.0f %% %7.0f %%\n", name.c_str(), common.weights == "as-stored" ? "f32" : common.weights.c_str(), r.seconds_min,
                         r.seconds_median, 100 * r.compute_share(), 100 * r.bandwidth_share());
         std::fflush(stdout);
     }

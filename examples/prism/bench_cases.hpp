@@ -35,11 +35,13 @@ struct BenchResult {
     Dtype         weights = Dtype::f32;
     double        seconds_min = 0, seconds_median = 0;
     std::uint64_t flops = 0, bytes = 0;  // of one run; bytes are those of weights and cache
+    Dtype         compute = Dtype::f32;
+    cpu::Form     form = cpu::Form::f32;  // of the rows that meet the weights
     MachineLimits limits;
 
     /// Share of the limit that bounds the work: arithmetic for many rows, memory for a single one.
     double fraction_of_peak() const { return std::max(compute_share(), bandwidth_share()); }
-    double compute_share() const { return static_cast<double>(flops) / seconds_median / limits.f32_flops; }
+    double compute_share() const { return static_cast<double>(flops) / seconds_median / limits.flops_of(form); }
     double bandwidth_share() const { return static_cast<double>(bytes) / seconds_median / limits.bytes_per_second; }
 };
 
@@ -150,7 +152,8 @@ inline LanguageModelConfig bench_language_model(std::string_view name) {
 /// Language models go by Prismatic's ids or as llama2-7b, llama2-13b, mistral-7b, phi-2, qwen2.5-0.5b, tinyllama-1.1b.
 /// Weights are made in memory in their format. `limits`: what measure_limits(be) gave. Throws ConfigError for other names.
 inline BenchResult run_bench(Cpu& be, std::string_view name, const MachineLimits& limits, const BenchOptions& options = {}) {
-    BenchResult       result{.name = std::string(name), .threads = be.threads(), .weights = options.weights, .limits = limits};
+    BenchResult       result{.name = std::string(name), .threads = be.threads(), .weights = options.weights, .compute = be.compute(),
+                             .form = be.form_of(options.weights), .limits = limits};
     const std::size_t slash = std::min(name.find('/'), name.size());
     const auto        kind = name.substr(0, slash), what = name.substr(std::min(slash + 1, name.size()));
     if (options.runs == 0) throw ConfigError{"runs", "0", "at least 1"};

@@ -23,25 +23,19 @@ std::variant<Vlm, Language, Tower> open_parts(Cpu& cpu, const std::filesystem::p
                                                    const Common& common, std::size_t image_size) {
     if (image_size && layout != Layout::tower)
         throw ConfigError{"image_size", std::to_string(image_size), "no value for a " + std::string(to_string(layout)) + ": only a vision tower alone can run at another size"};
-    if (layout == Layout::tower) return tower_from_pretrained(cpu, folder, image_size);
+    std::atomic<std::size_t> done{0}, total{0};
+    const bool               converted = common.weights != "as-stored";
+    PretrainedOptions        options{.vision_dir = common.vision_dir, .llm_dir = common.llm_dir};
+    if (converted) options.load.kept = keep_weights_as(format_from_name(common.weights, all_formats{}));
+    options.load.on_progress = [&](std::size_t n, std::size_t all) { done = n, total = all; };
+    const Progress progress{!common.quiet, "loading " + folder.string() + (converted ? " as " + common.weights : ""), 100, 1, "%",
+                            [&] { return total ? 100 * static_cast<double>(done) / static_cast<double>(total) : 0.0; }};
+    if (layout == Layout::tower) return tower_from_pretrained(cpu, folder, image_size, options);
     if (layout == Layout::language_model) {
-        auto opened = language_model_from_pretrained(cpu, folder);
+        auto opened = language_model_from_pretrained(cpu, folder, options);
         return Language{{std::move(opened.llm)}, std::move(opened.tokenizer)};
     }
-    return from_pretrained(cpu, folder, {.vision_dir = common.vision_dir, .llm_dir = common.llm_dir});
-}
-
-void convert(Cpu& cpu, Model& model, const Common& common) {
-    const Dtype              dtype = format_from_name(common.weights, all_formats{});
-    std::atomic<std::size_t> done{0};
-    const auto               store = [&](auto& module) {
-        const Progress progress{!common.quiet, "converting weights to " + common.weights, static_cast<double>(count_parameters(module)), 1e6,
-                                "M values", [&] { return static_cast<double>(done.load()); }};
-        store_model_as(cpu, module, dtype, [&](std::size_t n, std::size_t) { done = n; });
-    };
-    if (auto* vlm = std::get_if<Vlm>(&model.parts)) store(vlm->model);
-    else if (auto* llm = std::get_if<Language>(&model.parts)) store(llm->model.llm);
-    else store(std::get<Tower>(model.parts).vit);
+    return from_pretrained(cpu, folder, options);
 }
 
 }  // namespace
@@ -52,7 +46,8 @@ const Vlm& Model::vlm() const {
                                          " alone; this command needs a vision-language model"};
 }
 
-Cpu open_backend(const Common& common) { return Cpu{{.threads = common.threads, .isa = common.isa.empty() ? best_isa() : isa_from_name(common.isa)}}; }
+Cpu open_backend(const Common& common) { return Cpu{{.threads = common.threads, .isa = common.isa.empty() ? best_isa() : isa_from_name(common.isa),
+                                                      .compute = common.compute == "bf16" ? Dtype::bf16 : Dtype::f32}}; }
 
 std::filesystem::path model_folder(const Common& common, Default which) {
     for (const auto& part : {common.vision_dir, common.llm_dir})
@@ -69,11 +64,7 @@ Model open_model(Cpu& cpu, const Common& common, Default which, std::size_t imag
     const auto     start = std::chrono::steady_clock::now();
     const Layout   layout = layout_of(folder);
     note(common, folder.string() + ": " + std::string(to_string(layout)));
-    Model model = [&] {
-        const Progress progress{!common.quiet, "loading " + folder.string()};
-        return Model{folder, open_parts(cpu, folder, layout, common, image_size)};
-    }();
-    if (common.weights != "as-stored") convert(cpu, model, common);
+    Model model{folder, open_parts(cpu, folder, layout, common, image_size)};
     model.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return model;
 }

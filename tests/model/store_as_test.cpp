@@ -22,9 +22,11 @@ TEST_CASE("model/store_as: weights keep their values as far as the format holds 
         visit(model, [&](const std::string&, const auto& p) {
             if constexpr (requires { p.rows(); })
                 p.visit([&]<class F>(const Packed<F, host>& w) {
-                    std::vector<float> row(w.stride * F::values_per_block);
+                    std::vector<typename F::block> blocks(blocks_per_row<F>(w.cols));
+                    std::vector<float>             row(blocks.size() * F::values_per_block);
                     for (std::size_t i = 0; i < w.rows; ++i) {
-                        F::decode(std::span(w.data + i * w.stride, w.stride), row);
+                        copy_row(w, i, blocks.data());
+                        F::decode(std::span<const typename F::block>(blocks), row);
                         all.insert(all.end(), row.begin(), row.begin() + static_cast<std::ptrdiff_t>(w.cols));
                     }
                 });

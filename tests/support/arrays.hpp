@@ -17,7 +17,7 @@ inline constexpr double u = 0x1p-24;
 /// The instruction sets of this machine.
 inline std::vector<Isa> isas() {
     std::vector<Isa> all;
-    for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+    for (Isa isa : all_isas)
         if (isa <= best_isa()) all.push_back(isa);
     return all;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "prism/core/view.hpp"
+#include "prism/quant/format.hpp"
 
 #include <algorithm>
 #include <array>
@@ -26,11 +27,38 @@ constexpr std::string_view to_string(Activation a) {
     return names[static_cast<std::size_t>(a)];
 }
 
-/// What happens to a product before it is written: y = act(x w^T + bias). An empty bias is none.
+/// What happens to a product before it is written:
+///     y = act(x w^T + bias)            y = y + gamma act(x w^T + bias)  with `add`
+/// An empty bias is none, an empty gamma is one.
 template <class Space>
 struct Epilogue {
     View<const float, Space, dyn> bias{};
     Activation                    act = Activation::none;
+    bool                          add = false;
+    View<const float, Space, dyn> gamma{};
+};
+
+/// A matrix of weights whose format is known at run time. Owns nothing.
+template <class Space>
+struct AnyPacked {
+    Dtype            dtype = Dtype::f32;
+    const void*      data = nullptr;  // as in Packed
+    std::size_t      rows = 0, cols = 0, stride = 0;
+    const std::byte* panels = nullptr;
+    std::size_t      first = 0;
+
+    AnyPacked() = default;
+    template <Format F>
+    AnyPacked(const Packed<F, Space>& w)
+        : dtype(F::dtype), data(w.data), rows(w.rows), cols(w.cols), stride(w.stride), panels(w.panels), first(w.first) {}
+};
+
+/// One of several products with the same rows: y = x w^T + bias.
+template <class Space>
+struct ProductPart {
+    AnyPacked<Space>                   w;
+    View<const float, Space, dyn>      bias{};
+    View<float, Space, dyn, dyn>       y;
 };
 
 /// How the rows of q attend to the rows of k and v. All sequences of a call have the same lengths.
@@ -58,7 +86,8 @@ struct AttentionShape {
 /// A parameter where a backend can compute with it, and what keeps it there.
 struct Placed {
     const void*                 data = nullptr;
-    std::shared_ptr<const void> owner;
+    std::shared_ptr<const void> owner{};
+    bool                        panels = false;  // a matrix in panels
 };
 
 }  // namespace prism

@@ -23,6 +23,8 @@ struct TensorInfo {
     const std::byte*            data = nullptr;    // need not be aligned
     std::shared_ptr<const void> owner;             // the mapped file or buffer that `data` points into
     std::string                 file;              // for messages
+    bool                        mapped = false;    // `data` lies in a mapped file, whose pages can be read again at any time
+    bool                        panels = false;    // a matrix in the panels of quant/panels.hpp instead of in rows
 
     std::size_t elements() const {
         std::size_t n = 1;

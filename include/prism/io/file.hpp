@@ -111,7 +111,7 @@ public:
         void* const pages = ::mmap(nullptr, n, PROT_READ, MAP_PRIVATE, file.fd(), 0);
         if (pages == MAP_FAILED) throw LoadError{file.name(), "cannot be mapped: " + detail::system_reason()};
         std::shared_ptr<const void> owner{pages, [n](void* p) { ::munmap(p, n); }};
-        return make(std::move(owner), {static_cast<const std::byte*>(pages), n}, file.name());
+        return make(std::move(owner), {static_cast<const std::byte*>(pages), n}, file.name(), true);
     }
 
     /// Bytes that are in memory already, as if they had come from a file called `path`.
@@ -123,24 +123,27 @@ public:
     /// A part of `file`, as a file of its own called `path`.
     static std::shared_ptr<const MappedFile> part(const std::shared_ptr<const MappedFile>& file,
                                                   std::span<const std::byte> bytes, std::string path) {
-        return make(file, bytes, std::move(path));
+        return make(file, bytes, std::move(path), file->mapped());
     }
 
     std::span<const std::byte> bytes() const { return bytes_; }
     const std::string&         path() const { return path_; }
+    /// Whether the bytes are pages of the file, which the system can read again when they were given back.
+    bool mapped() const { return mapped_; }
 
 private:
-    MappedFile(std::shared_ptr<const void> owner, std::span<const std::byte> bytes, std::string path)
-        : owner_(std::move(owner)), bytes_(bytes), path_(std::move(path)) {}
+    MappedFile(std::shared_ptr<const void> owner, std::span<const std::byte> bytes, std::string path, bool mapped)
+        : owner_(std::move(owner)), bytes_(bytes), path_(std::move(path)), mapped_(mapped) {}
 
     static std::shared_ptr<const MappedFile> make(std::shared_ptr<const void> owner, std::span<const std::byte> bytes,
-                                                  std::string path) {
-        return std::shared_ptr<const MappedFile>{new MappedFile{std::move(owner), bytes, std::move(path)}};
+                                                  std::string path, bool mapped = false) {
+        return std::shared_ptr<const MappedFile>{new MappedFile{std::move(owner), bytes, std::move(path), mapped}};
     }
 
     std::shared_ptr<const void> owner_;
     std::span<const std::byte>  bytes_;
     std::string                 path_;
+    bool                        mapped_ = false;
 };
 
 /// A file that comes into being whole or not at all: written beside its place, synced, then renamed over it.

@@ -408,6 +408,7 @@ private:
                        " of the data, which has " + std::to_string(data.size()));
             t.info.data = data.data() + offset;
             t.info.owner = file_;
+            t.info.mapped = file_->mapped();
         }
     }
 

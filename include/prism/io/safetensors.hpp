@@ -181,6 +181,7 @@ inline Safetensors read_safetensors(const std::shared_ptr<const MappedFile>& fil
         end = entry.end;
         entry.info.data = data.data() + entry.begin;
         entry.info.owner = file;
+        entry.info.mapped = file->mapped();
         result.tensors.push_back(std::move(entry.info));
     }
     if (end != data.size())

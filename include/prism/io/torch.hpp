@@ -315,6 +315,7 @@ private:
         t.name = fault.name;
         t.file = fault.file;
         t.owner = file_;
+        t.mapped = file_->mapped();
         t.dtype = storage.dtype ? *storage.dtype : pickled.dtype.value_or(Dtype::other);
         const std::size_t item = item_bytes(t.dtype);
         if (item == 0 || (pickled.dtype && *pickled.dtype != t.dtype))

@@ -46,12 +46,10 @@ struct LlamaBlock {
         Mat<B> h = ws.like(x);
 
         input_layernorm.forward(be, x, h);
-        self_attn.forward(be, ws, layer, rope, batch, h, h);
-        ops::add<B>(be, h, x);
+        self_attn.forward_add(be, ws, layer, rope, batch, h, x);
 
         post_attention_layernorm.forward(be, x, h);
-        mlp.forward(be, ws, h, h);
-        ops::add<B>(be, h, x);
+        mlp.forward_add(be, ws, h, x);
     }
 };
 
@@ -67,7 +65,7 @@ struct Llama {
     static constexpr auto params = fields(field("model.embed_tokens", &Llama::embed_tokens), field("model.layers", &Llama::layers),
                                           field("model.norm", &Llama::norm), field("lm_head", &Llama::lm_head));
 
-    explicit Llama(const LlamaConfig& c) : config(c), embed_tokens(c.vocab_size, c.d_model), norm(c.d_model, c.norm_eps) {
+    explicit Llama(const LlamaConfig& c) : config(c), embed_tokens(c.vocab_size, c.d_model, c.tied_embeddings), norm(c.d_model, c.norm_eps) {
         if (!c.tied_embeddings) lm_head = Linear<B>(c.d_model, c.vocab_size, false);
         layers.reserve(c.n_layers);
         for (std::size_t i = 0; i < c.n_layers; ++i) layers.emplace_back(c);

@@ -39,12 +39,10 @@ struct PhiBlock {
 
     void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch, Mat<B> x) const {
         auto   scope = ws.scope();
-        Mat<B> h = ws.like(x), attended = ws.like(x);
+        Mat<B> h = ws.like(x);
         input_layernorm.forward(be, x, h);
-        self_attn.forward(be, ws, layer, rope, batch, h, attended);
-        mlp.forward(be, ws, h, h);
-        ops::add<B>(be, attended, h);
-        ops::add<B>(be, h, x);
+        self_attn.forward_add(be, ws, layer, rope, batch, h, x);
+        mlp.forward_add(be, ws, h, {}, x);
     }
 };
 
@@ -60,7 +58,7 @@ struct Phi {
     static constexpr auto params = fields(field("model.embed_tokens", &Phi::embed_tokens), field("model.layers", &Phi::layers),
                                           field("model.final_layernorm", &Phi::final_layernorm), field("lm_head", &Phi::lm_head));
 
-    explicit Phi(const PhiConfig& c) : config(c), embed_tokens(c.vocab_size, c.d_model), final_layernorm(c.d_model, c.norm_eps) {
+    explicit Phi(const PhiConfig& c) : config(c), embed_tokens(c.vocab_size, c.d_model, c.tied_embeddings), final_layernorm(c.d_model, c.norm_eps) {
         lm_head = Linear<B>(c.d_model, c.vocab_size);
         if (c.tied_embeddings) lm_head.weight = Weight<B>{};
         layers.reserve(c.n_layers);

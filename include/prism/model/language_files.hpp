@@ -114,8 +114,8 @@ void add_language_model(Loading<B>& loading, LanguageModel<B>& llm, Checkpoint f
 
 /// The same at once. Throws LoadError.
 template <Backend B>
-void load_language_model(B& be, LanguageModel<B>& llm, const Checkpoint& file) {
-    Loading<B> loading{be};
+void load_language_model(B& be, LanguageModel<B>& llm, const Checkpoint& file, const LoadOptions& options = {}) {
+    Loading<B> loading{be, options};
     add_language_model(loading, llm, file);
     loading.finish();
 }

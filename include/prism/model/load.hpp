@@ -87,6 +87,14 @@ private:
     std::vector<Entry>              missing_, mismatched_;
 };
 
+/// The format in which a matrix of a model is kept, from its name in the module and the type in its file.
+using KeptFormat = std::function<Dtype(std::string_view name, Dtype stored)>;
+
+struct LoadOptions {
+    KeptFormat                                                kept{};         // empty: as stored
+    std::function<void(std::size_t done, std::size_t total)> on_progress{};  // values that are in memory
+};
+
 /// Fills several modules from several files, or none of them.
 ///
 ///     Loading<B> loading{be};
@@ -96,7 +104,7 @@ private:
 template <Backend B>
 class Loading {
 public:
-    explicit Loading(B& be) : be_(&be) {}
+    explicit Loading(B& be, LoadOptions options = {}) : be_(&be), options_(std::move(options)) {}
 
     /// Looks up every parameter of `module`, which has to stay where it is until finish(). `rename` turns the module's
     /// names into the file's. Parameters that `left_out` names (by the module's names) are not looked up; finish() makes
@@ -107,8 +115,13 @@ public:
         Ledger& ledger = ledgers_.emplace_back(std::move(file), ignored);
         visit(module, [&](const std::string& path, auto& param) {
             if (param.shape().empty()) return;
-            if (left_out && left_out(path)) steps_.push_back({&param, nullptr, {}});
-            else if (const TensorInfo* tensor = ledger.match(rename(path), param.shape())) steps_.push_back({&param, tensor, param.kept_as(tensor->dtype)});
+            if (left_out && left_out(path)) {
+                steps_.push_back({&param, nullptr, {}, {}});
+            } else if (const TensorInfo* tensor = ledger.match(rename(path), param.shape())) {
+                const bool  converted = options_.kept && requires { param.rows(); } && !tensor->panels;
+                const Dtype dtype = param.kept_as(converted ? options_.kept(path, tensor->dtype) : tensor->dtype);
+                steps_.push_back({&param, tensor, dtype, [&param, tensor, dtype](B& be) { return param.place(be, *tensor, dtype); }});
+            }
         });
     }
 
@@ -137,7 +150,12 @@ public:
         if (n > 0) throw LoadError{first->file(), "the weights do not fit the model: " + problems};
         std::vector<Placed> values;
         values.reserve(steps_.size());
-        for (const Step& s : steps_) values.push_back(s.tensor ? be_->place(*s.tensor, s.dtype) : Placed{});  // CPU: in the mapped file; CUDA: uploads
+        std::size_t total = 0, done = 0;
+        for (const Step& s : steps_) total += s.leaf->size();
+        for (const Step& s : steps_) {
+            values.push_back(s.tensor ? s.place(*be_) : Placed{});
+            if (options_.on_progress) options_.on_progress(done += s.leaf->size(), total);
+        }
         for (std::size_t i = 0; i < steps_.size(); ++i) {  // nothing throws from here on
             if (steps_[i].tensor) steps_[i].leaf->take(std::move(values[i]), steps_[i].dtype);
             else steps_[i].leaf->leave_out();
@@ -146,12 +164,14 @@ public:
 
 private:
     struct Step {
-        detail::Leaf<B>*  leaf;
-        const TensorInfo* tensor;  // null: the part becomes absent
-        Dtype             dtype;
+        detail::Leaf<B>*          leaf;
+        const TensorInfo*         tensor;  // null: the part becomes absent
+        Dtype                     dtype;
+        std::function<Placed(B&)> place;
     };
 
     B*                 be_;
+    LoadOptions        options_;
     std::deque<Ledger> ledgers_;  // a deque: tensors are pointed to
     std::vector<Step>  steps_;
 };
@@ -160,8 +180,8 @@ private:
 /// parameters that the configuration leaves out take no part. `rename` turns the module's names into the file's.
 /// Throws LoadError that lists all missing, unexpected and differently shaped tensors; the module is then unchanged.
 template <Backend B, class M>
-void load(B& be, M& module, const Checkpoint& file, const NameMap& rename = {}, const IgnoredTensors& ignored = {}) {
-    Loading<B> loading{be};
+void load(B& be, M& module, const Checkpoint& file, const NameMap& rename = {}, const IgnoredTensors& ignored = {}, const LoadOptions& options = {}) {
+    Loading<B> loading{be, options};
     loading.add(module, file, rename, ignored);
     loading.finish();
 }

@@ -87,6 +87,7 @@ struct ActionVocabulary {
 struct PretrainedOptions {
     std::filesystem::path vision_dir = {}, llm_dir = {};  // of a run folder whose towers and language files lie elsewhere
     FileMode              mode = FileMode::map;           // copy: cannot fault when a file shrinks while it is in use
+    LoadOptions           load = {};                      // see keep_weights_as()
 };
 
 /// A vision-language model with what the folder says around it. The tokenizer is missing when no folder has one.
@@ -210,7 +211,7 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
 
     Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(llm_dir), .prompt_style = c.llm_backbone_id};
     if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
-    Loading<B> loading{be};
+    Loading<B> loading{be, options.load};
     for (std::size_t i = 0; i < tower_files.size(); ++i) add_tower(loading, p.model.towers[i], tower_files[i]);
     loading.add(p.model.projector, projector);
     add_language_model(loading, p.model.llm, llm);
@@ -295,7 +296,7 @@ Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const Pre
     p.action_vocabulary = {.size = vocab > padding ? vocab - padding : vocab, .n_bins = config.count("n_action_bins", 256, 1 << 16)};
     if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
 
-    Loading<B>                       loading{be};
+    Loading<B>                       loading{be, options.load};
     const std::array<std::string, 2> tower_names{"vision_backbone.featurizer", "vision_backbone.fused_featurizer"};
     for (std::size_t i = 0; i < backbone.n_towers; ++i) {
         std::vector<TensorInfo> tensors = all.below(tower_names[i]).tensors();
@@ -352,7 +353,7 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
 
     Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
     p.image_token = static_cast<std::int32_t>(config.integer("image_token_index", 0, 1 << 24, 32000));
-    Loading<B> loading{be};
+    Loading<B> loading{be, options.load};
     add_tower(loading, p.model.towers[0], parts.below("vision_tower"));
     loading.add(p.model.projector, parts.below("multi_modal_projector"), NameMap{}.prefix("0", "linear_1").prefix("2", "linear_2"));
     add_language_model(loading, p.model.llm, llm);
@@ -408,12 +409,12 @@ struct PretrainedLanguageModel {
 };
 
 template <Backend B>
-PretrainedLanguageModel<B> language_model_from_pretrained(B& be, const std::filesystem::path& folder, FileMode mode = FileMode::map) {
+PretrainedLanguageModel<B> language_model_from_pretrained(B& be, const std::filesystem::path& folder, const PretrainedOptions& options = {}) {
     LanguageModelConfig config = language_model_config(ConfigReader::open(folder / "config.json"));
-    const Checkpoint    file = Checkpoint::open(folder, mode);
+    const Checkpoint    file = Checkpoint::open(folder, options.mode);
     detail::take_vocabulary(config, file);
     PretrainedLanguageModel<B> p{LanguageModel<B>{config}, detail::open_tokenizer(folder)};
-    load_language_model(be, p.llm, file);
+    load_language_model(be, p.llm, file, options.load);
     return p;
 }
 
@@ -426,7 +427,7 @@ struct PretrainedTower {
 
 /// `image_size` 0: as the folder says. Another size resamples the position table.
 template <Backend B>
-PretrainedTower<B> tower_from_pretrained(B& be, const std::filesystem::path& folder, std::size_t image_size = 0, FileMode mode = FileMode::map) {
+PretrainedTower<B> tower_from_pretrained(B& be, const std::filesystem::path& folder, std::size_t image_size = 0, const PretrainedOptions& options = {}) {
     const auto json = ConfigReader::open(folder / "config.json");
     VitConfig  config = timm_config(json);
     if (image_size) config.image_size = image_size;
@@ -436,7 +437,7 @@ PretrainedTower<B> tower_from_pretrained(B& be, const std::filesystem::path& fol
     if (json.has("pretrained_cfg") && json.object("pretrained_cfg").has("mean"))
         transform.stats = detail::read_statistics(json.object("pretrained_cfg"), "mean", "std");
     PretrainedTower<B> p{Vit<B>{config}, transform};
-    load_tower(be, p.vit, Checkpoint::open(folder, mode));
+    load_tower(be, p.vit, Checkpoint::open(folder, options.mode), options.load);
     return p;
 }
 

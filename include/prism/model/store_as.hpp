@@ -5,8 +5,8 @@
 #pragma once
 
 #include "prism/backend/concept.hpp"
-#include "prism/core/fields.hpp"
-#include "prism/nn/param.hpp"
+#include "prism/model/load.hpp"
+#include "prism/quant/panels.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -28,9 +28,11 @@ void convert_rows(B& be, const Packed<From, host>& old, std::span<typename To::b
     const std::size_t stride = blocks_per_row<To>(old.cols), n_old = blocks_per_row<From>(old.cols);
     const std::size_t piece = std::max<std::size_t>(1, (std::size_t{1} << 16) / std::max<std::size_t>(1, old.cols));
     be.parallel_for(old.rows, piece, [&](std::size_t begin, std::size_t end) {
-        std::vector<float> values(std::max(stride * To::values_per_block, n_old * From::values_per_block));
+        std::vector<float>                values(std::max(stride * To::values_per_block, n_old * From::values_per_block));
+        std::vector<typename From::block> blocks(n_old);
         for (std::size_t i = begin; i < end; ++i) {
-            From::decode(std::span(old.data + i * old.stride, n_old), std::span(values).first(n_old * From::values_per_block));
+            copy_row(old, i, blocks.data());
+            From::decode(std::span<const typename From::block>(blocks), std::span(values).first(n_old * From::values_per_block));
             std::fill(values.begin() + static_cast<std::ptrdiff_t>(old.cols), values.end(), 0.0f);  // what is left of the last block
             To::encode(std::span(values).first(stride * To::values_per_block), to.subspan(i * stride, stride));
         }
@@ -74,6 +76,17 @@ void store_as(B& be, M& module, Dtype dtype, const std::function<void(std::size_
 /// quant/README.md. Plain formats are for all parts.
 inline Dtype format_beside(Dtype decoder) {
     return decoder == Dtype::q4 || decoder == Dtype::q4m ? Dtype::q8 : decoder;
+}
+
+/// For LoadOptions: the matrices of a model of the Prismatic family are kept as store_model_as() would store them, and
+/// never are in memory in another format.
+inline KeptFormat keep_weights_as(Dtype dtype) {
+    return [dtype](std::string_view name, Dtype stored) {
+        const bool blocks = dtype == Dtype::q8 || dtype == Dtype::q4 || dtype == Dtype::q4m;
+        if (!blocks) return dtype;
+        if (name.ends_with("embed_tokens.weight")) return stored;
+        return name.find("model.layers.") != name.npos ? dtype : format_beside(dtype);
+    };
 }
 
 /// A model of the Prismatic family with its decoder's blocks in `dtype`, and the rest as format_beside() says; its token

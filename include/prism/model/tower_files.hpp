@@ -206,8 +206,8 @@ void add_tower(Loading<B>& loading, Vit<B>& vit, const Checkpoint& file) {
 
 /// The same at once. Throws LoadError.
 template <Backend B>
-void load_tower(B& be, Vit<B>& vit, const Checkpoint& file) {
-    Loading<B> loading{be};
+void load_tower(B& be, Vit<B>& vit, const Checkpoint& file, const LoadOptions& options = {}) {
+    Loading<B> loading{be, options};
     add_tower(loading, vit, file);
     loading.finish();
 }

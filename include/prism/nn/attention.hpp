@@ -8,12 +8,13 @@
 #include "prism/ops/rows.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <span>
 
 namespace prism {
 
-/// Attention of every token to every token of its sequence. x [n_sequences n, d], out the same; out may be x.
+/// Attention of every token to every token of its sequence. x [n_sequences n, d], out the same; out must not be x.
 /// qkv's rows are q, k, v, each head by head. Source: timm, models/vision_transformer.py, class Attention.
 template <Backend B>
 struct SelfAttention {
@@ -25,7 +26,8 @@ struct SelfAttention {
     SelfAttention() = default;
     SelfAttention(std::size_t d, std::size_t heads, bool qkv_bias = true) : qkv(d, 3 * d, qkv_bias), proj(d, d), n_heads(heads) {}
 
-    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Mat<B> out) const {
+    /// out += gamma attention(x); an empty gamma is one.
+    void forward_add(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Vec<B, const float> gamma, Mat<B> out) const {
         auto              scope = ws.scope();
         const std::size_t d = qkv.d_in(), head_dim = d / n_heads;
         Mat<B>            all = ws.mat(x.rows(), 3 * d), mixed = ws.mat(x.rows(), d);
@@ -34,7 +36,7 @@ struct SelfAttention {
                           {.n_heads = n_heads, .n_kv_heads = n_heads, .head_dim = head_dim, .n_sequences = n_sequences,
                            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))},
                           mixed);
-        proj.forward(be, mixed, out);
+        proj.forward_add(be, mixed, gamma, out);
     }
 };
 
@@ -77,7 +79,7 @@ struct CachedAttentionConfig {
 };
 
 /// Causal attention with grouped heads, rotary positions and a cache. x [n, d_model], rows of the batch's segments one
-/// after another; out the same; out may be x. `Out` is what files call the last projection.
+/// after another; out += what it gives; out must not be x. `Out` is what files call the last projection.
 /// Source: transformers, models/llama/modeling_llama.py, class LlamaAttention.
 template <Backend B, Name Out = "o_proj">
 struct CachedAttention {
@@ -92,14 +94,14 @@ struct CachedAttention {
         : q_proj(c.d_model, c.n_heads * c.head_dim, c.qkv_bias), k_proj(c.d_model, c.n_kv_heads * c.head_dim, c.qkv_bias),
           v_proj(c.d_model, c.n_kv_heads * c.head_dim, c.qkv_bias), o_proj(c.n_heads * c.head_dim, c.d_model, c.out_bias), config(c) {}
 
-    void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
-                 In<B> x, Mat<B> out) const {
+    void forward_add(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
+                     In<B> x, Mat<B> out) const {
         auto   scope = ws.scope();
         Mat<B> q = ws.mat(x.rows(), q_proj.d_out()), mixed = ws.like(q);
         Mat<B> k = ws.mat(x.rows(), k_proj.d_out()), v = ws.like(k);
-        q_proj.forward(be, x, q);
-        k_proj.forward(be, x, k);
-        v_proj.forward(be, x, v);
+        ops::linear_each<B>(be, x, std::array<ProductPart<typename B::space>, 3>{{{q_proj.weight.any(), q_proj.bias.view(), q},
+                                                                                  {k_proj.weight.any(), k_proj.bias.view(), k},
+                                                                                  {v_proj.weight.any(), v_proj.bias.view(), v}}});
         ops::rope_half<B>(be, rope.cos, rope.sin, config.n_heads, q);
         ops::rope_half<B>(be, rope.cos, rope.sin, config.n_kv_heads, k);
         std::size_t row = 0;
@@ -113,7 +115,7 @@ struct CachedAttention {
                               mixed.rows(row, s.n_tokens));
             row += s.n_tokens;
         }
-        o_proj.forward(be, mixed, out);
+        o_proj.forward_add(be, mixed, {}, out);
     }
 };
 

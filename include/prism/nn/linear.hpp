@@ -28,9 +28,13 @@ struct Linear {
     void forward(B& be, In<B> x, Mat<B> y, Activation act = Activation::none) const {  // one branch per call, none per element
         weight.visit([&](const auto& w) { ops::linear<B>(be, x, w, bias.view(), y, act); });
     }
+    /// y += gamma (x W^T + b); an empty gamma is one.
+    void forward_add(B& be, In<B> x, Vec<B, const float> gamma, Mat<B> y) const {
+        weight.visit([&](const auto& w) { ops::linear_add<B>(be, x, w, bias.view(), gamma, y); });
+    }
 };
 
-/// Rows of a table by their index. weight [n_rows, d].
+/// Rows of a table by their index. weight [n_rows, d]; with `in_products` it is the matrix of a product as well.
 template <Backend B, class Formats = all_formats>
 struct Embedding {
     Weight<B, Formats> weight;
@@ -38,7 +42,7 @@ struct Embedding {
     static constexpr auto params = fields(field("weight", &Embedding::weight));
 
     Embedding() = default;
-    Embedding(std::size_t n_rows, std::size_t d) : weight({n_rows, d}) {}
+    Embedding(std::size_t n_rows, std::size_t d, bool in_products = false) : weight({n_rows, d}, in_products ? WeightUse::products : WeightUse::lookups) {}
 
     /// y [n, d] = the rows of these ids. Throws ShapeError for an id that is no row.
     void forward(B& be, std::span<const std::int32_t> ids, Mat<B> y) const {

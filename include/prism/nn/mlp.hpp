@@ -24,9 +24,16 @@ struct Mlp {
         fc1.forward(be, x, h, act);
         fc2.forward(be, h, out);
     }
+    /// out += gamma fc2(act(fc1(x))); an empty gamma is one. out must not be x.
+    void forward_add(B& be, Workspace<B>& ws, In<B> x, Vec<B, const float> gamma, Mat<B> out) const {
+        auto   scope = ws.scope();
+        Mat<B> h = ws.mat(x.rows(), fc1.d_out());
+        fc1.forward(be, x, h, act);
+        fc2.forward_add(be, h, gamma, out);
+    }
 };
 
-/// down_proj(silu(gate_proj(x)) * up_proj(x)), without biases. x [n, d], out [n, d]; out may be x.
+/// out += down_proj(silu(gate_proj(x)) * up_proj(x)), without biases. x [n, d], out [n, d]; out must not be x.
 /// Source: transformers, models/llama/modeling_llama.py, class LlamaMLP.
 template <Backend B>
 struct GatedMlp {
@@ -38,13 +45,18 @@ struct GatedMlp {
     GatedMlp() = default;
     GatedMlp(std::size_t d, std::size_t d_ff) : gate_proj(d, d_ff, false), up_proj(d, d_ff, false), down_proj(d_ff, d, false) {}
 
-    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
+    void forward_add(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
         auto   scope = ws.scope();
-        Mat<B> gate = ws.mat(x.rows(), gate_proj.d_out()), up = ws.like(gate);
-        gate_proj.forward(be, x, gate);
-        up_proj.forward(be, x, up);
-        ops::silu_mul<B>(be, gate, up, gate);
-        down_proj.forward(be, gate, out);
+        Mat<B> h = ws.mat(x.rows(), gate_proj.d_out());
+        if (gate_proj.weight.dtype() == up_proj.weight.dtype()) {
+            ops::gated_linear<B>(be, x, gate_proj.weight.any(), up_proj.weight.any(), h);
+        } else {
+            Mat<B> up = ws.like(h);
+            gate_proj.forward(be, x, h);
+            up_proj.forward(be, x, up);
+            ops::silu_mul<B>(be, h, up, h);
+        }
+        down_proj.forward_add(be, h, {}, out);
     }
 };
 

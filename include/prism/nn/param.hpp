@@ -59,6 +59,7 @@ public:
 
     /// The type that values stored in another one are kept in.
     static constexpr Dtype kept_as(Dtype) { return Dtype::f32; }
+    Placed place(B& be, const TensorInfo& tensor, Dtype dtype) const { return be.place(tensor, dtype); }
     /// Takes the values of a tensor of this shape: in place where the backend can, else converted to f32.
     void bind(B& be, const TensorInfo& tensor) { this->take(be.place(tensor, Dtype::f32), Dtype::f32); }
 
@@ -71,16 +72,25 @@ public:
     }
 };
 
+/// What a matrix is for: products read it in the layout that their backend likes best, lookups row by row, as in its file.
+enum class WeightUse { products, lookups };
+
 /// A matrix of a product, [d_out, d_in...], in whatever format its file stores it. Move-only.
 template <Backend B, class Formats = all_formats>
 class Weight : public detail::Leaf<B> {
 public:
-    using detail::Leaf<B>::Leaf;
+    Weight() = default;
+    explicit Weight(std::vector<std::size_t> shape, WeightUse use = WeightUse::products) : detail::Leaf<B>(std::move(shape)), use_(use) {}
+
+    /// Values of a tensor of this shape where products or lookups can read them.
+    Placed place(B& be, const TensorInfo& tensor, Dtype dtype) const {
+        return use_ == WeightUse::products || tensor.panels ? be.place_matrix(tensor, dtype, rows()) : be.place(tensor, dtype);
+    }
 
     /// The type that values stored in another one are kept in: that one where `Formats` lists it, else f32.
     static constexpr Dtype kept_as(Dtype stored) { return listed(stored, Formats{}) ? stored : Dtype::f32; }
     /// Takes the values of a tensor of this shape: in place where the backend can, else converted.
-    void bind(B& be, const TensorInfo& tensor) { this->take(be.place(tensor, kept_as(tensor.dtype)), kept_as(tensor.dtype)); }
+    void bind(B& be, const TensorInfo& tensor) { this->take(place(be, tensor, kept_as(tensor.dtype)), kept_as(tensor.dtype)); }
 
     std::size_t rows() const { return this->shape_.empty() ? 0 : this->shape_[0]; }
     std::size_t cols() const { return rows() ? this->size() / rows() : 0; }
@@ -98,6 +108,13 @@ public:
         dispatch(first, count, f, Formats{});
     }
 
+    /// The matrix, its format left for run time.
+    AnyPacked<typename B::space> any() const {
+        AnyPacked<typename B::space> matrix;
+        visit([&](const auto& w) { matrix = w; });
+        return matrix;
+    }
+
 private:
     template <class... F>
     static constexpr bool listed(Dtype dtype, format_list<F...>) {
@@ -107,13 +124,19 @@ private:
     void dispatch(std::size_t first, std::size_t count, Fn& f, format_list<F...>) const {
         const auto call = [&]<class G>(G) {
             if (this->dtype_ != G::dtype) return false;
-            const auto* blocks = static_cast<const typename G::block*>(this->data());
             const std::size_t stride = blocks_per_row<G>(cols());
+            if (this->placed_.panels) {
+                f(Packed<G, typename B::space>{nullptr, count, cols(), 0, static_cast<const std::byte*>(this->data()), first});
+                return true;
+            }
+            const auto* blocks = static_cast<const typename G::block*>(this->data());
             f(Packed<G, typename B::space>{blocks ? blocks + first * stride : nullptr, count, cols(), stride});
             return true;
         };
         static_cast<void>((call(F{}) || ...));
     }
+
+    WeightUse use_ = WeightUse::products;
 };
 
 }  // namespace prism

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace prism::ops {
 
@@ -18,6 +19,39 @@ void linear(B& be, In<B> x, const Packed<F, typename B::space>& w, Vec<B, const 
     expect("linear", "y", {x.rows(), w.rows}, y);
     if (!bias.empty()) expect("linear", "bias", {w.rows}, bias);
     be.gemm(x, w, {.bias = bias, .act = act}, y);  // backends receive checked arguments and check nothing
+}
+
+/// y [n, d_out] += gamma (x [n, d_in] * w^T + bias): a residual branch that ends in a product. An empty gamma is one. y must
+/// not be x. Throws ShapeError.
+template <Backend B, Format F>
+void linear_add(B& be, In<B> x, const Packed<F, typename B::space>& w, Vec<B, const float> bias, Vec<B, const float> gamma, Mat<B> y) {
+    expect("linear_add", "x", {any, w.cols}, x);
+    expect("linear_add", "y", {x.rows(), w.rows}, y);
+    if (!bias.empty()) expect("linear_add", "bias", {w.rows}, bias);
+    if (!gamma.empty()) expect("linear_add", "gamma", {w.rows}, gamma);
+    be.gemm(x, w, {.bias = bias, .act = Activation::none, .add = true, .gamma = gamma}, y);
+}
+
+/// Several products with the same rows: y = x w^T + bias for each part. Throws ShapeError.
+template <Backend B>
+void linear_each(B& be, In<B> x, std::span<const ProductPart<typename B::space>> parts) {
+    for (const auto& part : parts) {
+        expect("linear_each", "x", {any, part.w.cols}, x);
+        expect("linear_each", "y", {x.rows(), part.w.rows}, part.y);
+        if (!part.bias.empty()) expect("linear_each", "bias", {part.w.rows}, part.bias);
+    }
+    be.gemm_each(x, parts);
+}
+
+/// y [n, d_ff] = silu(x gate^T) (x up^T), element by element; gate and up are [d_ff, d_in] in one format. Throws ShapeError.
+template <Backend B>
+void gated_linear(B& be, In<B> x, const AnyPacked<typename B::space>& gate, const AnyPacked<typename B::space>& up, Mat<B> y) {
+    expect("gated_linear", "x", {any, gate.cols}, x);
+    expect("gated_linear", "y", {x.rows(), gate.rows}, y);
+    if (up.rows != gate.rows || up.cols != gate.cols || up.dtype != gate.dtype || (up.panels == nullptr) != (gate.panels == nullptr))
+        throw ShapeError{"gated_linear", "up", to_string(std::vector{gate.rows, gate.cols}) + " in " + std::string(to_string(gate.dtype)),
+                         to_string(std::vector{up.rows, up.cols}) + " in " + std::string(to_string(up.dtype))};
+    be.gemm_gated(x, gate, up, y);
 }
 
 /// y [n, d] = the rows `ids` of w [vocab, d], as f32. Throws ShapeError when an id is no row.

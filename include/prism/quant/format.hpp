@@ -213,13 +213,15 @@ inline std::uint64_t stored_bytes(Dtype dtype, std::uint64_t n) {
     return bytes;
 }
 
-/// A weight matrix [rows, cols] = [d_out, d_in] in format `F`. Owns nothing.
+/// A weight matrix [rows, cols] = [d_out, d_in] in format `F`: row after row, or in panels (quant/panels.hpp). Owns nothing.
 template <Format F, class Space>
 struct Packed {
     using format = F;
     const typename F::block* data = nullptr;
     std::size_t              rows = 0, cols = 0;
-    std::size_t              stride = 0;  // blocks between the starts of two rows
+    std::size_t              stride = 0;        // blocks between the starts of two rows
+    const std::byte*         panels = nullptr;  // panel 0 of the matrix, where it lies in panels; data is null then
+    std::size_t              first = 0;         // row of the panels that is row 0 here
 };
 
 }  // namespace prism

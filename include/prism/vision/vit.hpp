@@ -85,12 +85,10 @@ struct VitBlock {
         Mat<B> h = ws.like(x);      // [n_sequences n_tokens, d_model]
 
         norm1.forward(be, x, h);
-        attn.forward(be, ws, n_sequences, h, h);
-        ops::add_scaled<B>(be, h, ls1.gamma.view(), x);  // x += gamma * h; plain x += h where gamma is absent
+        attn.forward_add(be, ws, n_sequences, h, ls1.gamma.view(), x);  // x += gamma * attn(h); plain where gamma is absent
 
         norm2.forward(be, x, h);
-        mlp.forward(be, ws, h, h);
-        ops::add_scaled<B>(be, h, ls2.gamma.view(), x);
+        mlp.forward_add(be, ws, h, ls2.gamma.view(), x);
     }
 };
 

@@ -9,6 +9,7 @@
 #include "prism/backend/cpu/pool.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
@@ -19,12 +20,21 @@
 #include <new>
 #include <span>
 #include <type_traits>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 namespace prism {
 
 struct CpuOptions {
     std::size_t threads = 0;      // 0: as many as physical cores
     Isa         isa = best_isa();  // a smaller set than the processor has may be asked for
+    /// In which type products with bf16 weights take their rows. f32: what f32 arithmetic on those weights gives. bf16:
+    /// rounded first, as PyTorch does in bf16; faster on processors with instructions for it, and f32 on others.
+    Dtype compute = Dtype::f32;
 };
 
 /// Owns its threads. Work is cut over outputs, so results are the same bits at any number of threads. One backend may
@@ -37,15 +47,19 @@ public:
     template <class T> using Vector = View<T, host, dyn>;
 
     explicit Cpu(CpuOptions options = {})
-        : isa_(std::min(options.isa, best_isa())), kernels_(&cpu::kernels_for(isa_)),
+        : isa_(std::min(options.isa, best_isa())), compute_(options.compute), kernels_(&cpu::kernels_for(isa_)),
           pool_(options.threads ? options.threads : physical_cores()) {}
 
     std::size_t         threads() const { return pool_.size(); }
     Isa                 isa() const { return isa_; }
+    Dtype               compute() const { return compute_; }
     /// Floating-point operations done so far, counted as Dry counts them. Other threads may ask while work goes on: with
     /// the cost of a dry run, that tells how far it is.
     std::uint64_t flops_done() const { return flops_.load(std::memory_order_relaxed); }
     const cpu::Kernels& kernels() const { return *kernels_; }
+
+    /// The form in which products with weights of this format take their rows.
+    cpu::Form form_of(Dtype weights) const { return product_of(weights).form; }
 
     /// body(begin, end) for [0, n) in pieces of `piece`, on all threads.
     template <class Body>
@@ -79,6 +93,29 @@ public:
         return {data, std::move(buffer)};
     }
 
+    /// A matrix of `rows` rows in panels: in place when it is so already, else read once, on all threads. Pages of mapped
+    /// files are given back as soon as they have been read.
+    Placed place_matrix(const TensorInfo& t, Dtype wanted, std::size_t rows) {
+        if (t.panels) {
+            if (t.dtype != wanted || std::bit_cast<std::uintptr_t>(t.data) % 64 != 0)
+                throw LoadError{t.file, t.name, "panels of " + std::string(to_string(wanted)) + " at a multiple of 64 bytes", std::string(to_string(t.dtype))};
+            return {t.data, t.owner, true};
+        }
+        const std::size_t cols = rows ? t.elements() / rows : 0;
+        Placed            placed;
+        with_format(wanted, all_formats{}, [&]<Format F>(F) {
+            auto             buffer = std::make_shared<Buffer<host>>(allocate(panels_bytes<F>(rows, cols)));
+            std::byte* const panels = static_cast<std::byte*>(buffer->data());
+            const TensorInfo dense = contiguous(t);
+            parallel_for((rows + panel_width - 1) / panel_width, 1, [&](std::size_t first, std::size_t last) {
+                for (std::size_t p = first; p < last; ++p) place_panel<F>(dense, rows, cols, p, panels + p * PanelLayout<F>::bytes(cols));
+            });
+            release_pages(t);
+            placed = {panels, std::move(buffer), true};
+        });
+        return placed;
+    }
+
     // q8, q4 and q4m begin with an f16; they are never converted here
     static std::size_t alignment_of(Dtype t) { return item_bytes(t) ? item_bytes(t) : alignof(fp16_t); }
 
@@ -88,42 +125,41 @@ public:
 
     template <Format F>
     void gemm(Matrix<const float> x, const Packed<F, host>& w, const Epilogue<host>& after, Matrix<float> y) {
-        using W = typename F::block;
-        using Tile = cpu::GemmTile<W>;
-        const Tile whole{x.data(), x.ld(), x.rows(), w.cols, w.data, w.stride, w.rows, after.bias.data(), after.act, y.data(), y.ld(), nullptr};
-        if (w.rows == 0 || x.rows() == 0) return;
-        flops_.fetch_add(2 * std::uint64_t{x.rows()} * w.rows * w.cols, std::memory_order_relaxed);
-        if (x.rows() <= 4) {
-            const auto kernel = std::get<cpu::GemmFn<W>>(kernels_->gemv);
-            if constexpr (F::values_per_block > 1) {  // the rows of x become int8 once, for all rows of w
-                const auto quantised = cpu::QuantisedRows::at(cpu::scratch(), x.rows(), x.cols());
-                for (std::size_t i = 0; i < x.rows(); ++i) kernels_->quantise(x.row(i).data(), x.cols(), quantised, i);
-                Tile tile = whole;
-                tile.quantised = &quantised;
-                parallel_for(w.rows, gemv_rows, [&](std::size_t begin, std::size_t end) { kernel(part(tile, 0, x.rows(), begin, end)); });
-            } else {
-                parallel_for(w.rows, gemv_rows, [&](std::size_t begin, std::size_t end) { kernel(part(whole, 0, x.rows(), begin, end)); });
-            }
-            return;
+        const Job job{w, {}, after, y};
+        multiply(x, std::span(&job, 1));
+    }
+    void gemm_each(Matrix<const float> x, std::span<const ProductPart<host>> parts) {
+        std::array<Job, 8> jobs;
+        for (std::size_t i = 0; i < parts.size();) {
+            std::size_t n = 0;
+            for (; i < parts.size() && n < jobs.size() && (n == 0 || form_of(parts[i].w.dtype) == form_of(jobs[0].w.dtype)); ++i)
+                jobs[n++] = {parts[i].w, {}, {.bias = parts[i].bias}, parts[i].y};
+            multiply(x, std::span(jobs).first(n));
         }
-        // More threads get narrower tiles. In our kernels a tile's width changes no bit of its sums; in Eigen's it does.
-        const std::size_t n_down = (x.rows() + Tile::max_rows - 1) / Tile::max_rows;
-        std::size_t       width = Tile::max_cols;
-        while (isa_ != Isa::portable && width > kernels_->panel && (w.rows + width - 1) / width * n_down < 4 * threads()) width /= 2;
-        const std::size_t height = (x.rows() + n_down - 1) / n_down;
-        const std::size_t n_across = (w.rows + width - 1) / width;
-        const auto        kernel = std::get<cpu::GemmFn<W>>(kernels_->gemm);
-        parallel_for(n_across * n_down, 1, [&](std::size_t tile, std::size_t) {
-            const std::size_t across = tile / n_down * width, down = tile % n_down * height;
-            kernel(part(whole, down, std::min(down + height, x.rows()), across, std::min(across + width, w.rows)));
-        });
+    }
+    void gemm_gated(Matrix<const float> x, const AnyPacked<host>& gate, const AnyPacked<host>& up, Matrix<float> y) {
+        const Job job{gate, up, {}, y};
+        multiply(x, std::span(&job, 1));
     }
 
     template <Format F>
     void gather(const Packed<F, host>& w, std::span<const std::int32_t> ids, Matrix<float> y) {
-        const auto kernel = std::get<cpu::WidenFn<typename F::block>>(kernels_->widen);
-        for (std::size_t i = 0; i < ids.size(); ++i)
-            kernel(w.data + static_cast<std::size_t>(ids[i]) * w.stride, y.row(i).data(), w.cols);  // blocks or values
+        const std::size_t n = blocks_per_row<F>(w.cols);
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+            const auto row = static_cast<std::size_t>(ids[i]);
+            float*     to = y.row(i).data();
+            if (F::values_per_block == 1 && !w.panels) {
+                F::decode(std::span(w.data + row * w.stride, n), std::span(to, n));
+                continue;
+            }
+            const std::size_t most = cpu::scratch_floats / 2 / F::values_per_block;  // blocks at a time
+            auto* const       blocks = reinterpret_cast<typename F::block*>(cpu::scratch());
+            float* const      values = cpu::scratch() + cpu::scratch_floats / 2;
+            if (n > most) throw ShapeError{"gather", "w", "rows of at most " + std::to_string(most * F::values_per_block), std::to_string(w.cols)};
+            copy_row(w, row, blocks);
+            F::decode(std::span<const typename F::block>(blocks, n), std::span(values, n * F::values_per_block));
+            std::copy_n(values, w.cols, to);
+        }
     }
 
     void layer_norm(Matrix<const float> x, Vector<const float> weight, Vector<const float> bias, float eps, Matrix<float> y) {
@@ -203,14 +239,105 @@ public:
     }
 
 private:
-    static constexpr std::size_t gemv_rows = 32;  // of the weight, per piece
+    /// Panel `p` of a matrix, from rows in any type.
+    template <Format F>
+    static void place_panel(const TensorInfo& t, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
+        using Block = typename F::block;
+        const std::size_t first = p * panel_width, n = std::min(panel_width, rows - first), stride = blocks_per_row<F>(cols);
+        if (t.dtype == F::dtype && std::bit_cast<std::uintptr_t>(t.data) % alignof(Block) == 0) {
+            interleave<F>(Packed<F, host>{reinterpret_cast<const Block*>(t.data) + first * stride, n, cols, stride}, panel, 0, 1);
+            return;
+        }
+        thread_local std::vector<Block> blocks;
+        thread_local std::vector<float> values;
+        blocks.resize(n * stride);
+        if (t.dtype == F::dtype) {
+            std::memcpy(blocks.data(), t.data + first * stride * sizeof(Block), n * stride * sizeof(Block));
+        } else {
+            values.assign(stride * F::values_per_block + 64, 0.0f);
+            for (std::size_t i = 0; i < n; ++i) {
+                read_row(t, first + i, cols, values);
+                F::encode(std::span<const float>(values).first(stride * F::values_per_block), std::span(blocks).subspan(i * stride, stride));
+            }
+        }
+        interleave<F>(Packed<F, host>{blocks.data(), n, cols, stride}, panel, 0, 1);
+    }
+    /// Row `row` of a dense matrix of any readable type, as f32; `values` may have more room.
+    static void read_row(const TensorInfo& t, std::size_t row, std::size_t cols, std::vector<float>& values) {
+        const auto blocks = [&]<Format F>(F) {
+            const std::size_t                      n = blocks_per_row<F>(cols);
+            thread_local std::vector<typename F::block> stored;
+            stored.resize(n);
+            values.resize(std::max(values.size(), n * F::values_per_block));
+            std::memcpy(stored.data(), t.data + row * n * sizeof(typename F::block), n * sizeof(typename F::block));
+            F::decode(std::span<const typename F::block>(stored), std::span(values).first(n * F::values_per_block));
+            std::fill(values.begin() + static_cast<std::ptrdiff_t>(cols), values.end(), 0.0f);  // what is left of the last block
+        };
+        if (stored_bytes(t.dtype, 1) > 0) return with_format(t.dtype, all_formats{}, blocks);
+        if (t.dtype == Dtype::other) throw LoadError{t.file, t.name, "a readable element type", "another"};
+        for (std::size_t j = 0; j < cols; ++j) values[j] = static_cast<float>(read_element(t.dtype, t.data + (row * cols + j) * item_bytes(t.dtype)));
+    }
+    static void release_pages([[maybe_unused]] const TensorInfo& t) {
+#if defined(__linux__)
+        if (!t.mapped || !t.stride.empty()) return;
+        const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)), begin = std::bit_cast<std::uintptr_t>(t.data);
+        const auto first = (begin + page - 1) / page * page, last = (begin + std::max<std::uint64_t>(t.bytes(), stored_bytes(t.dtype, t.elements()))) / page * page;
+        if (first < last) ::madvise(std::bit_cast<void*>(first), last - first, MADV_DONTNEED);
+#endif
+    }
 
-    template <class W>
-    static cpu::GemmTile<W> part(cpu::GemmTile<W> t, std::size_t top, std::size_t bottom, std::size_t left, std::size_t right) {
-        t.x += top * t.ldx, t.y += top * t.ldy + left, t.m = bottom - top;
-        t.w += left * t.ldw, t.n = right - left;
-        if (t.bias) t.bias += left;
-        return t;
+    /// One product of a call.
+    struct Job {
+        AnyPacked<host> w{}, up{};  // up: y = silu(x w^T) (x up^T)
+        Epilogue<host>  after{};
+        Matrix<float>   y{};
+    };
+
+    const cpu::Product& product_of(Dtype weights) const {
+        return weights == Dtype::bf16 && compute_ == Dtype::bf16 ? kernels_->rounded_bf16 : kernels_->products[cpu::index_of(weights)];
+    }
+
+    static cpu::WeightRows weight_rows(const AnyPacked<host>& w) { return {w.data, w.stride, w.panels, w.first}; }
+
+    /// Products with the same rows, all of which take them in one form. The rows are converted once; then the tiles of
+    /// all results are one loop.
+    void multiply(Matrix<const float> x, std::span<const Job> jobs) {
+        using Tile = cpu::ProductTile;
+        if (x.rows() == 0 || jobs.empty()) return;
+        const cpu::Form   form = form_of(jobs[0].w.dtype);
+        const std::size_t k = x.cols(), m = x.rows(), bytes = cpu::Activations::bytes(form, m, k);
+        const auto        rows_of_x = cpu::Activations::at(form, x.data(), x.ld(), m, k, bytes ? cpu::activation_memory(bytes) : nullptr);
+        if (form != cpu::Form::f32) {
+            const auto convert = [&](std::size_t begin, std::size_t end) {
+                for (std::size_t i = begin; i < end; ++i) kernels_->convert(form, k, rows_of_x, i);
+            };
+            if (m * k < 32768) convert(0, m);  // less than it takes to wake a thread
+            else parallel_for(m, std::max<std::size_t>(1, 16384 / k), convert);
+        }
+        // More threads get narrower tiles; a tile's size changes no bit of its sums.
+        const std::size_t n_down = (m + Tile::max_rows - 1) / Tile::max_rows, height = ((m + n_down - 1) / n_down + 15) / 16 * 16;
+        std::size_t       width = m <= 8 ? Tile::max_cols / 2 : Tile::max_cols;
+        const auto        n_tiles = [&](const Job& job) { return (job.w.rows + width - 1) / width * n_down; };
+        const auto        in_all = [&] {
+            std::size_t n = 0;
+            for (const Job& job : jobs) n += n_tiles(job);
+            return n;
+        };
+        while (width > kernels_->panel_cols && in_all() < 4 * threads()) width /= 2;
+        for (const Job& job : jobs) {
+            const std::uint64_t twice = job.up.rows ? 2 : 1;
+            flops_.fetch_add(2 * twice * std::uint64_t{m} * job.w.rows * k, std::memory_order_relaxed);
+        }
+        parallel_for(in_all(), 1, [&](std::size_t tile, std::size_t) {
+            std::size_t which = 0;
+            for (; tile >= n_tiles(jobs[which]); ++which) tile -= n_tiles(jobs[which]);
+            const Job&        job = jobs[which];
+            const std::size_t across = tile / n_down * width, down = tile % n_down * height;
+            if (down >= m) return;
+            product_of(job.w.dtype).run({.x = rows_of_x.from(down), .m = std::min(height, m - down), .k = k, .w = weight_rows(job.w), .up = weight_rows(job.up),
+                                   .begin = across, .end = std::min(across + width, job.w.rows), .n = job.w.rows, .bias = job.after.bias.data(), .act = job.after.act,
+                                   .add = job.after.add, .gamma = job.after.gamma.data(), .y = job.y.data() + down * job.y.ld(), .ldy = job.y.ld()});
+        });
     }
 
     /// Rows in pieces of about 16 Ki values.
@@ -223,6 +350,7 @@ private:
     }
 
     Isa                 isa_;
+    Dtype               compute_;
     const cpu::Kernels* kernels_;
     ThreadPool          pool_;
 

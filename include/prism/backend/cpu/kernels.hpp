@@ -4,9 +4,7 @@
 
 #include "prism/backend/cpu/isa.hpp"
 #include "prism/backend/types.hpp"
-#include "prism/quant/format.hpp"
-
-#include <Eigen/Core>
+#include "prism/quant/panels.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -16,55 +14,86 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <string>
-#include <tuple>
 #include <type_traits>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #endif
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace prism::cpu {
 
-/// Values that one `W` of a stored weight stands for: 1, or those of a block.
-template <class W> inline constexpr std::size_t values_of = 1;
-template <> inline constexpr std::size_t values_of<q8::block> = q8::values_per_block;
-template <> inline constexpr std::size_t values_of<q4::block> = q4::values_per_block;
-template <> inline constexpr std::size_t values_of<q4m::block> = q4m::values_per_block;
-
-/// `n` values further on, in whole blocks.
-template <class W> constexpr const W* advance(const W* w, std::size_t n) { return w + n / values_of<W>; }
-
-/// Rows of activations in int8, by groups of 32: x = scale q. Values beyond the row are 0. For weights that are stored
-/// with an offset, `sums` holds scale times the sum of q, and `fours` 8 times the sums of four neighbouring q.
-struct QuantisedRows {
-    static constexpr std::size_t group = 32;
-    struct Fours { std::int32_t at[group / 4]; };
-    float *      scales, *sums;
-    Fours*       fours;
-    std::int8_t* q;
-    std::size_t  n_groups;
-
-    /// Laid out in `memory`; throws ShapeError when the rows do not fit a thread's scratch.
-    static QuantisedRows at(float* memory, std::size_t rows, std::size_t cols);
+/// What the rows of x become before a product.
+enum class Form : std::uint8_t {
+    f32,        // themselves
+    bf16,       // rounded to bf16
+    bf16_pair,  // the sum of two bf16: what is lost is below 2^-16 of a value
+    int8,       // by groups of 32, x = scale q; values beyond the row are 0
 };
 
-/// A tile of y = act(x w^T + bias): m rows, n columns, sums over k. Strides in elements of what is pointed to.
-template <class W>
-struct GemmTile {
+/// Rows of x, and what they became.
+struct Activations {
+    static constexpr std::size_t group = 32;
+    const float*                 x = nullptr;
+    std::size_t                  ldx = 0;
+    std::byte*                   q = nullptr;       // bf16 or int8
+    std::size_t                  ldq = 0, low = 0;  // bytes between rows; from the first to the second of a bf16_pair
+    float*                       scales = nullptr;  // [rows, n_groups]
+    std::int32_t*                sums = nullptr;    // of q, [rows, n_groups]
+    std::size_t                  n_groups = 0;
+
+    /// Bytes that `rows` of `cols` take in a form.
+    static constexpr std::size_t bytes(Form form, std::size_t rows, std::size_t cols) {
+        const std::size_t n_groups = (cols + group - 1) / group;
+        return form == Form::f32 ? 0 : form == Form::int8 ? rows * (row_bytes(form, cols) + n_groups * 8) + 16 * n_groups * 8 : rows * row_bytes(form, cols);  // kernels may look at 16 rows
+    }
+    /// Laid out in `memory`, which is aligned to 64 bytes.
+    static Activations at(Form form, const float* x, std::size_t ldx, std::size_t rows, std::size_t cols, std::byte* memory) {
+        Activations a{x, ldx, memory, row_bytes(form, cols), row_bytes(form, cols) / 2, nullptr, nullptr, (cols + group - 1) / group};
+        a.scales = reinterpret_cast<float*>(memory + rows * a.ldq);
+        a.sums = reinterpret_cast<std::int32_t*>(a.scales + rows * a.n_groups);
+        return a;
+    }
+    Activations from(std::size_t row) const {
+        Activations a = *this;
+        a.x += row * ldx, a.q += row * ldq;
+        if (scales) a.scales += row * n_groups, a.sums += row * n_groups;
+        return a;
+    }
+
+private:
+    /// An odd number of cache lines: rows at multiples of 4 KiB would compete for the same lines of the cache.
+    static constexpr std::size_t row_bytes(Form form, std::size_t cols) {
+        const auto odd_lines = [](std::size_t n) { return ((n + 63) / 64 | 1) * 64; };
+        const std::size_t padded = (cols + group - 1) / group * group;
+        return form == Form::int8 ? odd_lines(padded) : form == Form::bf16 ? odd_lines(2 * padded) : 2 * odd_lines(2 * padded);
+    }
+};
+
+/// Weights of a product: rows, or panels.
+struct WeightRows {
+    const void*      rows = nullptr;  // blocks of the format
+    std::size_t      stride = 0;      // blocks between rows
+    const std::byte* panels = nullptr;
+    std::size_t      first = 0;       // row of the panels that is row 0 here
+};
+
+/// A stretch of one panel: the values of its steps, and their scales.
+struct PanelPart { const std::byte *values, *scales; };
+
+/// A tile of a product: m rows of x, columns [begin, end) of the result, and what follows. Strides in elements.
+///     y = act(x w^T + bias)            y = y + gamma (x w^T + bias)            y = silu(x w^T) (x up^T)
+struct ProductTile {
     static constexpr std::size_t max_rows = 384, max_cols = 128;
-    const float* x;
-    std::size_t  ldx, m, k;
-    const W*     w;
-    std::size_t  ldw, n;
-    const float* bias;
-    Activation   act;
-    float*       y;
-    std::size_t  ldy;
-    const QuantisedRows* quantised;  // x once more, for gemv with blocks
+    Activations  x;
+    std::size_t  m = 0, k = 0;
+    WeightRows   w, up;              // up: see above; null where there is none
+    std::size_t  begin = 0, end = 0, n = 0;  // n: rows of w in all
+    const float* bias = nullptr;     // of column 0
+    Activation   act = Activation::none;
+    bool         add = false;        // to what is in y
+    const float* gamma = nullptr;    // of column 0; null is one
+    float*       y = nullptr;        // of column 0
+    std::size_t  ldy = 0;
 };
 
 /// A block of query rows of one head. `pos` is the position of the first row among the keys.
@@ -81,16 +110,36 @@ struct AttendTile {
     std::size_t  ldy;
 };
 
-/// One function per stored type.
-template <template <class> class Signature>
-using PerType = std::tuple<Signature<float>, Signature<bf16_t>, Signature<fp16_t>, Signature<q8::block>, Signature<q4::block>, Signature<q4m::block>>;
-template <class W> using GemmFn = void (*)(const GemmTile<W>&);
-template <class W> using WidenFn = void (*)(const W*, float*, std::size_t);
+/// How products with weights of one format run.
+struct Product {
+    Form form = Form::f32;
+    void (*run)(const ProductTile&) = nullptr;
+};
+
+/// One entry per format.
+enum FormatIndex : std::size_t { f32_index, bf16_index, f16_index, q8_index, q4_index, q4m_index, n_formats };
+constexpr FormatIndex index_of(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::bf16: return bf16_index;
+        case Dtype::f16: return f16_index;
+        case Dtype::q8: return q8_index;
+        case Dtype::q4: return q4_index;
+        case Dtype::q4m: return q4m_index;
+        default: return f32_index;
+    }
+}
+
+/// Rounds of arithmetic that waits for nothing, and how many operations one round is.
+struct Burst {
+    float (*run)(std::size_t rounds) = nullptr;
+    double operations = 0;
+};
 
 struct Kernels {
-    std::size_t      panel;  // columns of a gemm tile
-    PerType<GemmFn>  gemm, gemv;
-    PerType<WidenFn> widen;
+    std::size_t panel_cols;           // columns that are computed together
+    Product     products[n_formats];
+    Product     rounded_bf16;         // bf16 weights with rows rounded to bf16, where there are instructions for that
+    void (*convert)(Form, std::size_t cols, const Activations&, std::size_t row);
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* y, std::size_t d);
     void (*rms_norm)(const float* x, const float* weight, float eps, float* y, std::size_t d);
     void (*activate)(Activation, float* x, std::size_t n);
@@ -99,10 +148,8 @@ struct Kernels {
     void (*rope)(float* x, std::size_t n_heads, std::size_t head_dim, const float* cos, const float* sin, std::size_t n_angles);
     void (*attend)(const AttendTile&);
     void (*attend_row)(const AttendTile&);
-    void (*quantise)(const float* x, std::size_t n, const QuantisedRows& to, std::size_t row);
-    float (*burst)(std::size_t n);
+    Burst burst_f32, burst_bf16, burst_int8;  // bf16, int8: those of f32 where there is nothing faster
     float (*read_all)(const float* x, std::size_t n);
-    double burst_flops;  // of one round of burst
 };
 
 /// Scratch of one thread for one tile, taken when the thread runs its first.
@@ -114,45 +161,23 @@ inline float* scratch() {
     return memory.get();
 }
 
-inline QuantisedRows QuantisedRows::at(float* memory, std::size_t rows, std::size_t cols) {
-    constexpr std::size_t floats_per_group = 2 + 2 * group / sizeof(float);
-    const std::size_t     n_groups = (cols + group - 1) / group, n = rows * n_groups;
-    if (n * floats_per_group > scratch_floats)
-        throw ShapeError{"linear", "x", "at most " + std::to_string(scratch_floats / floats_per_group / rows * group) + " columns for quantised weights", std::to_string(cols)};
-    auto* const fours = reinterpret_cast<Fours*>(memory + 2 * n);
-    return {memory, memory + n, fours, reinterpret_cast<std::int8_t*>(fours + n), n_groups};
+/// Memory of the calling thread for the rows of x that its products convert; grows, and is kept.
+inline std::byte* activation_memory(std::size_t bytes) {
+    struct Free { void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{64}); } };
+    thread_local std::unique_ptr<std::byte[], Free> memory;
+    thread_local std::size_t                        size = 0;
+    if (bytes > size) {
+        memory.reset();
+        size = 0;
+        memory.reset(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{64})));
+        size = bytes;
+    }
+    return memory.get();
 }
 
 namespace portable {
 #include "prism/backend/cpu/simd_portable.inl"
 #include "prism/backend/cpu/kernels.inl"
-
-/// The tile as an Eigen product, for processors without kernels of ours.
-template <class W>
-inline void eigen_gemm(const GemmTile<W>& t) {
-    using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-    using Stride = Eigen::OuterStride<>;
-    using Eigen::Index;
-#if defined(_OPENMP)
-    omp_set_num_threads(1);  // the pool's threads are all there are
-#endif
-    constexpr std::size_t           stretch = scratch_floats / GemmTile<W>::max_cols;
-    float* const                    w = scratch();
-    Eigen::Map<RowMajor, 0, Stride> y(t.y, Index(t.m), Index(t.n), Stride(Index(t.ldy)));
-    for (std::size_t p = 0; p == 0 || p < t.k; p += stretch) {
-        const std::size_t k = std::min(stretch, t.k - p);
-        for (std::size_t j = 0; j < t.n; ++j) widen_row(advance(t.w + j * t.ldw, p), w + j * k, k);
-        const Eigen::Map<const RowMajor, 0, Stride> x(t.x + p, Index(t.m), Index(k), Stride(Index(t.ldx)));
-        const Eigen::Map<const RowMajor>            weights(w, Index(t.n), Index(k));
-        if (p == 0) y.noalias() = x * weights.transpose();
-        else y.noalias() += x * weights.transpose();
-    }
-    for (std::size_t i = 0; i < t.m; ++i) {
-        if (t.bias)
-            for (std::size_t j = 0; j < t.n; ++j) t.y[i * t.ldy + j] += t.bias[j];
-        activate_row(t.act, t.y + i * t.ldy, t.n);
-    }
-}
 }  // namespace portable
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -164,7 +189,6 @@ inline void eigen_gemm(const GemmTile<W>& t) {
 #endif
 namespace avx2 {
 #include "prism/backend/cpu/simd_avx2.inl"
-#include "prism/backend/cpu/simd_int8_x86.inl"
 #include "prism/backend/cpu/kernels.inl"
 }  // namespace avx2
 #if defined(__clang__)
@@ -177,9 +201,57 @@ namespace avx2 {
 #endif
 namespace avx512 {
 #include "prism/backend/cpu/simd_avx512.inl"
-#include "prism/backend/cpu/simd_int8_x86.inl"
 #include "prism/backend/cpu/kernels.inl"
 }  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,fma,f16c,prefer-vector-width=512")
+#endif
+namespace avx512_bf16 {
+#include "prism/backend/cpu/simd_avx512_bf16.inl"
+#include "prism/backend/cpu/products_int8.inl"
+
+template <int = 0>
+constexpr Kernels kernels() {
+    Kernels k = avx512::kernels();
+    k.products[q8_index] = {Form::int8, product<MultiplyBlocks<q8>>};
+    k.products[q4_index] = {Form::int8, product<MultiplyBlocks<q4>>};
+    k.products[q4m_index] = {Form::int8, product<MultiplyBlocks<q4m>>};
+    k.rounded_bf16 = {Form::bf16, product<MultiplyBf16>};
+    k.convert = convert;
+    k.burst_bf16 = {burst_bf16, 4.0 * chains * lanes};
+    k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
+    return k;
+}
+}  // namespace avx512_bf16
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8,fma,f16c,prefer-vector-width=512")
+#endif
+namespace amx {
+#include "prism/backend/cpu/simd_amx.inl"
+
+template <int = 0>
+constexpr Kernels kernels() {
+    Kernels k = avx512_bf16::kernels();
+    k.products[bf16_index] = {Form::bf16_pair, product<MultiplyBf16Tiles<true>>};
+    k.rounded_bf16 = {Form::bf16, product<MultiplyBf16Tiles<false>>};
+    k.products[q8_index] = {Form::int8, product<MultiplyBlockTiles<q8>>};
+    k.products[q4_index] = {Form::int8, product<MultiplyBlockTiles<q4>>};
+    k.products[q4m_index] = {Form::int8, product<MultiplyBlockTiles<q4m>>};
+    k.burst_bf16 = {burst_tiles<false>, 4.0 * 2 * 16 * 16 * 32};
+    k.burst_int8 = {burst_tiles<true>, 4.0 * 2 * 16 * 16 * 64};
+    return k;
+}
+}  // namespace amx
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -200,17 +272,17 @@ struct KernelTables {
 template <int I>
 const Kernels& KernelTables<I>::of(Isa isa) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    static constexpr Kernels avx2_table = avx2::kernels(), avx512_table = avx512::kernels();
-    if (isa == Isa::avx512) return avx512_table;
-    if (isa == Isa::avx2) return avx2_table;
+    static constexpr Kernels avx2_table = avx2::kernels(), avx512_table = avx512::kernels(), bf16_table = avx512_bf16::kernels(), amx_table = amx::kernels();
+    switch (isa) {
+        case Isa::amx: return amx_table;
+        case Isa::avx512_bf16: return bf16_table;
+        case Isa::avx512: return avx512_table;
+        case Isa::avx2: return avx2_table;
+        case Isa::portable: break;
+    }
 #endif
     static_cast<void>(isa);
-    static constexpr Kernels portable_table = [] {
-        Kernels k = portable::kernels();
-        k.gemm = {portable::eigen_gemm<float>, portable::eigen_gemm<bf16_t>, portable::eigen_gemm<fp16_t>, portable::eigen_gemm<q8::block>,
-                  portable::eigen_gemm<q4::block>, portable::eigen_gemm<q4m::block>};
-        return k;
-    }();
+    static constexpr Kernels portable_table = portable::kernels();
     return portable_table;
 }
 

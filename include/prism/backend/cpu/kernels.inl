@@ -1,6 +1,8 @@
 // The kernels of the CPU backend, written once over the vectors of simd_*.inl and compiled once per instruction set.
 // No lambdas and no std algorithms over vectors here: neither would be compiled for the instruction set at hand.
 
+inline constexpr int panel_vectors = static_cast<int>(panel_width) / lanes;
+inline constexpr int tile_vectors = tile_panels * panel_vectors;
 inline constexpr int panel = lanes * tile_vectors;  // columns of a product that are computed together
 
 // ------------------------------------------------------------------------------------------------- elementary functions
@@ -65,18 +67,23 @@ inline void activate_row(Activation a, float* x, std::size_t n) {
 
 // ------------------------------------------------------------------------------------------------------------- products
 
-/// c [R, panel] (+)= a [R, k] b [k, panel]. The sum over k runs in order, so it does not depend on R.
-template <int R>
-inline void multiply(const float* a, std::size_t lda, const float* b, std::size_t k, float* c, std::size_t ldc, bool fresh) {
-    F sums[R][tile_vectors];
+/// c [R, panel] (+)= a [R, k] times k columns of the panels b. The sum over k runs in order, so it does not depend on R.
+template <int R, class T>
+inline void multiply(const float* a, std::size_t lda, const PanelPart* b, std::size_t k, float* c, std::size_t ldc, bool fresh) {
+    F        sums[R][tile_vectors];
+    const T* at[tile_panels];
+#pragma GCC unroll 2
+    for (int j = 0; j < tile_panels; ++j) at[j] = reinterpret_cast<const T*>(b[j].values);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fresh ? set1(0) : load(c + static_cast<std::size_t>(i) * ldc + j * lanes);
-    for (std::size_t p = 0; p < k; ++p, b += panel) {
+    for (std::size_t p = 0; p < k; ++p) {
         F row[tile_vectors];
 #pragma GCC unroll 4
-        for (int j = 0; j < tile_vectors; ++j) row[j] = load(b + j * lanes);
+        for (int j = 0; j < tile_vectors; ++j) row[j] = load(at[j / panel_vectors] + j % panel_vectors * lanes);
+#pragma GCC unroll 2
+        for (int j = 0; j < tile_panels; ++j) at[j] += panel_width;
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
             const F x = set1(a[static_cast<std::size_t>(i) * lda + p]);
@@ -90,58 +97,212 @@ inline void multiply(const float* a, std::size_t lda, const float* b, std::size_
         for (int j = 0; j < tile_vectors; ++j) store(c + static_cast<std::size_t>(i) * ldc + j * lanes, sums[i][j]);
 }
 
-/// The same for any number of rows.
-template <int R = tile_rows>
-inline void multiply_rows(std::size_t m, const float* a, std::size_t lda, const float* b, std::size_t k, float* c,
-                          std::size_t ldc, bool fresh) {
-    for (; m >= R; m -= R, a += R * lda, c += R * ldc) multiply<R>(a, lda, b, k, c, ldc, fresh);
-    if constexpr (R > 1)
-        if (m) multiply_rows<R - 1>(m, a, lda, b, k, c, ldc, fresh);
+/// The same for panels of bf16, which hold two columns a step. The values become f32 in registers.
+template <int R>
+inline void multiply_pairs(const float* a, std::size_t lda, const PanelPart* b, std::size_t k, float* c, std::size_t ldc, bool fresh) {
+    F             sums[R][tile_vectors];
+    const bf16_t* at[tile_panels];
+#pragma GCC unroll 2
+    for (int j = 0; j < tile_panels; ++j) at[j] = reinterpret_cast<const bf16_t*>(b[j].values);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fresh ? set1(0) : load(c + static_cast<std::size_t>(i) * ldc + j * lanes);
+    for (std::size_t p = 0; p < k; p += 2) {
+#pragma GCC unroll 2
+        for (std::size_t odd = 0; odd < 2; ++odd) {
+            if (p + odd == k) break;
+            F row[tile_vectors];
+#pragma GCC unroll 4
+            for (int j = 0; j < tile_vectors; ++j) {
+                const bf16_t* const pairs = at[j / panel_vectors] + j % panel_vectors * lanes * 2;
+                row[j] = odd ? load_odd(pairs) : load_even(pairs);
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) {
+                const F x = set1(a[static_cast<std::size_t>(i) * lda + p + odd]);
+#pragma GCC unroll 4
+                for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fma(x, row[j], sums[i][j]);
+            }
+        }
+#pragma GCC unroll 2
+        for (int j = 0; j < tile_panels; ++j) at[j] += 2 * panel_width;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < tile_vectors; ++j) store(c + static_cast<std::size_t>(i) * ldc + j * lanes, sums[i][j]);
 }
 
-/// Values that a block stands for, as value = scale q + offset.
-inline float offset_of(const q8::block&) { return 0; }
-inline float offset_of(const q4::block& w) { return -8 * widen(w.scale); }
-inline float offset_of(const q4m::block& w) { return widen(w.minimum); }
+/// The same for any number of rows.
+template <class T, int R = tile_rows>
+inline void multiply_rows(std::size_t m, const float* a, std::size_t lda, const PanelPart* b, std::size_t k, float* c, std::size_t ldc, bool fresh) {
+    for (; m >= R; m -= R, a += R * lda, c += R * ldc) {
+        if constexpr (std::is_same_v<T, bf16_t>) multiply_pairs<R>(a, lda, b, k, c, ldc, fresh);
+        else multiply<R, T>(a, lda, b, k, c, ldc, fresh);
+    }
+    if constexpr (R > 1)
+        if (m) multiply_rows<T, R - 1>(m, a, lda, b, k, c, ldc, fresh);
+}
 
-/// y = w, widened to f32.
-template <class W>
-inline void widen_row(const W* w, float* y, std::size_t n) {
-    if constexpr (values_of<W> == 1) {
-        std::size_t i = 0;
-        for (; i + lanes <= n; i += lanes) store(y + i, load(w + i));
-        if (i < n) store_n(y + i, load_n(w + i, n - i), n - i);
-    } else {
-        constexpr std::size_t size = values_of<W>;
-        for (std::size_t i = 0; i < n; i += size, ++w) {
-            alignas(32) std::int8_t q[size];
-            const Bytes             all = values(*w);
-            const float             scale = widen(w->scale), offset = offset_of(*w);
-            std::memcpy(q, &all, sizeof q);
-            const std::size_t some = n - i < size ? n - i : size;
-            for (std::size_t j = 0; j < some; ++j) y[i + j] = scale * static_cast<float>(q[j]) + offset;
+/// What product() needs to know of one way to multiply: rows in f32, weights in a plain format.
+template <class P>
+struct MultiplyPlain {
+    using format = P;
+    static constexpr Form        form = Form::f32;
+    static constexpr std::size_t depth = 256;                // of the stretches in which sums are taken: 256 x 32 f32 stay in the first-level cache
+    static constexpr std::size_t row_step = 4 * tile_rows;   // rows between two looks at what to fetch next
+    static constexpr bool        widens = false;             // four-bit values are not spread out first
+    struct State {};                                         // kept from call to call of one tile
+    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool) {
+        multiply_rows<typename P::block>(m, x.x + p, x.ldx, b, k, c, panel, fresh);
+    }
+};
+
+/// Each weight of four bits becomes a byte: [8][16][4] for 32 columns.
+inline void spread_nibbles(const std::byte* values, std::size_t steps, std::byte* to) {
+    for (std::size_t s = 0; s < steps; ++s, values += 256, to += 512)
+        for (std::size_t i = 0; i < 256; i += 4 * lanes) {
+            const I both = load_bytes(values + i);
+            store_bytes(to + i, low_nibbles(both));
+            store_bytes(to + 256 + i, high_nibbles(both));
+        }
+}
+
+/// The panels that hold columns j, j + 16, ... of w, from column p of the sum on. Rows are brought into panels in `memory`.
+template <class P>
+inline void parts_of(const WeightRows& w, std::size_t total, std::size_t j, std::size_t p, std::size_t k_all, std::size_t k, std::byte* memory, PanelPart* to) {
+    using L = PanelLayout<P>;
+    for (std::size_t i = 0; i < tile_panels; ++i) {
+        const std::size_t row = j + i * panel_width;
+        if (row >= total) {  // beyond the matrix: computed, but not kept
+            to[i] = to[0];
+        } else if (w.panels) {
+            const std::byte* const at = w.panels + row / panel_width * L::bytes(k_all);
+            to[i] = {at + L::values_at(k_all) + p / L::columns * L::value_bytes, at + p / L::columns * L::scale_bytes};
+        } else {
+            std::byte* const scales = memory + i * L::bytes(k);
+            std::byte* const values = scales + L::values_at(k);
+            interleave_part<P>(static_cast<const typename P::block*>(w.rows) + row * w.stride + p / P::values_per_block, w.stride,
+                               total - row < panel_width ? total - row : panel_width, k, scales, values);
+            to[i] = {values, scales};
         }
     }
 }
 
-/// b [k, panel] = the first n rows of w [n, k], transposed and widened to f32; columns from n on are zero.
-template <class W>
-inline void pack(const W* w, std::size_t ldw, std::size_t n, std::size_t k, float* b) {
-    if constexpr (values_of<W> > 1) {  // block by block: widened first, then as if it were f32
-        constexpr std::size_t   size = values_of<W>;
-        alignas(64) float       wide[panel * size];
-        const std::size_t       used = n < panel ? n : panel;
-        for (std::size_t p = 0; p < k; p += size) {
-            const std::size_t some = k - p < size ? k - p : size;
-            for (std::size_t i = 0; i < used; ++i) widen_row(advance(w + i * ldw, p), wide + i * size, some);
-            pack(static_cast<const float*>(wide), size, used, some, b + p * panel);
+/// One vector of results of one tile, with what follows the product.
+struct Finish {
+    F           bias, gamma;
+    std::size_t skip, n;  // lanes that are no columns of this tile, and those that are
+
+    Finish(const ProductTile& t, std::size_t column, std::size_t lo, std::size_t hi) : bias(set1(0)), gamma(set1(1)), skip(column < lo ? lo - column : 0), n(0) {
+        const std::size_t end = column + lanes < hi ? column + lanes : hi;
+        if (column + skip >= end) return;
+        n = end - column - skip;
+        const std::size_t first = column + skip - t.w.first;
+        if (t.bias) bias = some(t.bias + first);
+        if (t.gamma) gamma = some(t.gamma + first);
+    }
+    F some(const float* p) const {
+        if (n == lanes) return load(p);
+        float all[lanes]{};
+        for (std::size_t i = 0; i < n; ++i) all[skip + i] = p[i];
+        return load(all);
+    }
+    void keep(float* p, F x) const {
+        if (n == lanes) return store(p, x);
+        float all[lanes];
+        store(all, x);
+        for (std::size_t i = 0; i < n; ++i) p[i] = all[skip + i];
+    }
+};
+
+/// From sums to results.
+template <Activation A>
+inline void finish(const ProductTile& t, const float* sums, const float* up_sums) {
+    const std::size_t lo = t.w.first + t.begin, hi = t.w.first + t.end, j_begin = lo / panel_width * panel_width;
+    const bool        gated = t.up.rows || t.up.panels;
+    for (std::size_t j = j_begin; j < hi; j += lanes) {
+        const Finish after{t, j, lo, hi};
+        if (after.n == 0) continue;
+        const std::size_t at = (j - j_begin) / panel * panel * t.m + (j - j_begin) % panel;
+        float*            y = t.y + (j + after.skip - t.w.first);
+        for (std::size_t i = 0; i < t.m; ++i, y += t.ldy) {
+            const F v = activate<A>(add(load(sums + at + i * panel), after.bias));
+            if (gated) after.keep(y, mul(v, load(up_sums + at + i * panel)));
+            else after.keep(y, t.add ? add(after.some(y), t.gamma ? mul(after.gamma, v) : v) : v);
         }
-        return;
-    } else {
-    for (int g = 0; g < tile_vectors; ++g, b += lanes) {
+    }
+}
+
+/// One tile of a product. For each stretch of the sum, each pair of panels serves all rows of x; sums wait in scratch.
+template <class M>
+inline void product(const ProductTile& t) {
+    using P = typename M::format;
+    using L = PanelLayout<P>;
+    constexpr std::size_t most = ProductTile::max_rows, width = ProductTile::max_cols + 2 * panel, apart = M::depth + 16;
+    constexpr std::size_t extra = M::form == Form::f32 ? most * apart : M::depth * panel / sizeof(float);  // copied rows, or spread weights
+    static_assert(2 * most * width + extra + tile_panels * L::bytes(M::depth) / sizeof(float) <= scratch_floats);
+    const bool        few = t.m <= 8 && t.w.panels;  // one row block: nothing is gained by taking the sum in stretches
+    const std::size_t depth = few ? (t.k ? t.k : 1) : M::depth;
+    const std::size_t lo = t.w.first + t.begin, hi = t.w.first + t.end, total = t.w.first + t.n;
+    const std::size_t j_begin = lo / panel_width * panel_width;
+    float* const      sums = scratch();
+    float* const      up_sums = sums + most * width;
+    float* const      copy = sums + 2 * most * width;
+    std::byte* const  memory = reinterpret_cast<std::byte*>(copy + extra);  // panels of rows
+    Activations       x = t.x;
+    typename M::State state;
+    // Rows of x whose distance is a multiple of 2 KiB compete for the same lines of the cache (a Workspace does not hand
+    // out such strides).
+    const bool copied = M::form == Form::f32 && t.x.ldx % 512 == 0 && !few;
+    for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {  // once where there is nothing to sum: the sums are 0 then
+        const std::size_t k = t.k - p < depth ? t.k - p : depth;
+        if (copied) {
+            for (std::size_t i = 0; i < t.m; ++i) std::memcpy(copy + i * apart, t.x.x + i * t.x.ldx + p, k * sizeof(float));
+            x.x = copy - p, x.ldx = apart;
+        }
+        for (std::size_t j = j_begin; j < hi; j += panel)
+            for (int second = 0; second < (t.up.rows || t.up.panels ? 2 : 1); ++second) {
+                PanelPart b[tile_panels]{};
+                parts_of<P>(second ? t.up : t.w, total, j, p, t.k, k, memory, b);
+                if constexpr (M::widens)
+                    if (!few)
+                        for (std::size_t i = 0; i < tile_panels; ++i) {
+                            std::byte* const wide = reinterpret_cast<std::byte*>(copy) + i * M::depth * panel_width;
+                            M::spread(b[i].values, L::steps(k), wide);
+                            b[i].values = wide;
+                        }
+                float* const c = (second ? up_sums : sums) + (j - j_begin) * t.m;
+                // The next panels are fetched while these are used.
+                const std::byte* next = t.w.panels && j + panel < hi ? b[0].values + tile_panels * L::bytes(t.k) : nullptr;
+                const std::size_t due = next ? L::steps(k) * L::value_bytes : 0;
+                std::size_t       fetched = 0;
+                for (std::size_t i = 0; i < t.m; i += M::row_step) {
+                    const std::size_t m = t.m - i < M::row_step ? t.m - i : M::row_step;
+                    if constexpr (!M::widens)
+                        for (; fetched * t.m < due * (i + m) && !few; fetched += 64)
+                            for (std::size_t v = 0; v < tile_panels; ++v) __builtin_prefetch(next + v * L::bytes(t.k) + fetched, 0, 2);
+                    M::run(state, x.from(i), p, m, k, b, c + i * panel, p == 0, few);
+                }
+            }
+    }
+    switch (t.up.rows || t.up.panels ? Activation::silu : t.act) {
+        case Activation::none: return finish<Activation::none>(t, sums, up_sums);
+        case Activation::gelu_erf: return finish<Activation::gelu_erf>(t, sums, up_sums);
+        case Activation::gelu_tanh: return finish<Activation::gelu_tanh>(t, sums, up_sums);
+        case Activation::quick_gelu: return finish<Activation::quick_gelu>(t, sums, up_sums);
+        case Activation::silu: return finish<Activation::silu>(t, sums, up_sums);
+    }
+}
+
+/// b [k, panel] in panels of f32 = the first n rows of w [n, k], transposed; columns from n on are zero.
+inline void transpose_panels(const float* w, std::size_t ldw, std::size_t n, std::size_t k, float* b) {
+    for (int g = 0; g < tile_vectors; ++g) {
         const std::size_t begin = static_cast<std::size_t>(g) * lanes;
         const std::size_t used = n > begin ? (n - begin < lanes ? n - begin : lanes) : 0;
-        const W*          source = w + begin * ldw;
+        const float*      source = w + begin * ldw;
+        float* const      to = b + static_cast<std::size_t>(g / panel_vectors) * k * panel_width + static_cast<std::size_t>(g % panel_vectors) * lanes;
         for (std::size_t p = 0; p < k; p += lanes) {
             F                 rows[lanes];
             const std::size_t width = k - p < lanes ? k - p : lanes;
@@ -154,190 +315,39 @@ inline void pack(const W* w, std::size_t ldw, std::size_t n, std::size_t k, floa
             transpose(rows);
             if (width == lanes) {
 #pragma GCC unroll 16
-                for (int i = 0; i < lanes; ++i) store(b + (p + static_cast<std::size_t>(i)) * panel, rows[i]);
+                for (int i = 0; i < lanes; ++i) store(to + (p + static_cast<std::size_t>(i)) * panel_width, rows[i]);
             } else {
-                for (std::size_t i = 0; i < width; ++i) store(b + (p + i) * panel, rows[i]);
-            }
-        }
-    }
-    }
-}
-
-inline constexpr std::size_t depth = 256;  // of a packed panel: 256 x 32 f32 stay in the first-level cache
-
-/// One tile of y = act(x w^T + bias): at most `GemmTile::max_rows` rows and `max_cols` columns. For each stretch of the
-/// sum, each panel of w is transposed once for all rows of x. Rows of x whose distance is a multiple of 2 KiB compete for
-/// the same lines of the cache; only those are copied apart first (a Workspace does not hand out such strides).
-template <class W>
-inline void gemm(const GemmTile<W>& t) {
-    constexpr std::size_t rows = GemmTile<W>::max_rows, apart = depth + 16;
-    const bool            copied = t.ldx % 512 == 0;
-    const std::size_t     ldx = copied ? apart : t.ldx;
-    float* const          b = scratch();
-    float* const          sums = b + depth * panel;
-    float* const          copy = sums + rows * GemmTile<W>::max_cols;
-    static_assert(depth * panel + rows * GemmTile<W>::max_cols + rows * apart <= scratch_floats);
-    for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {  // once where there is nothing to sum: the sums are 0 then
-        const std::size_t k = t.k - p < depth ? t.k - p : depth;
-        const float*      x = copied ? copy : t.x + p;
-        if (copied)
-            for (std::size_t i = 0; i < t.m; ++i) widen_row(t.x + i * t.ldx + p, copy + i * apart, k);
-        for (std::size_t j = 0; j < t.n; j += panel) {
-            pack(advance(t.w + j * t.ldw, p), t.ldw, t.n - j, k, b);
-            // The next panel is fetched while this one is used: its rows are too far apart for the processor to guess.
-            const bool        along = j + panel < t.n;
-            const W*          next = along ? advance(t.w + (j + panel) * t.ldw, p) : p + depth < t.k ? advance(t.w, p + depth) : nullptr;
-            const std::size_t n_next = next ? (along && t.n - j - panel < panel ? t.n - j - panel : t.n < panel ? t.n : panel) : 0;
-            std::size_t       fetched = 0;
-            for (std::size_t i = 0; i < t.m; i += tile_rows) {
-                const std::size_t due = n_next * (i + tile_rows) / t.m;
-                for (; fetched < due && fetched < n_next; ++fetched)
-                    for (std::size_t q = 0; q < k / values_of<W> * sizeof(W); q += 64)
-                        __builtin_prefetch(reinterpret_cast<const char*>(next + fetched * t.ldw) + q, 0, 2);
-                const std::size_t m = t.m - i < tile_rows ? t.m - i : tile_rows;
-                multiply_rows(m, x + i * ldx, ldx, b, k, sums + j * t.m + i * panel, panel, p == 0);
-            }
-        }
-    }
-    for (std::size_t j = 0; j < t.n; j += lanes) {
-        const std::size_t n = t.n - j < lanes ? t.n - j : lanes;
-        const F           bias = t.bias ? load_n(t.bias + j, n) : set1(0);
-        const float*      c = sums + j / panel * panel * t.m + j % panel;
-        for (std::size_t i = 0; i < t.m; ++i) {
-            const F y = activate(t.act, add(load(c + i * panel), bias));
-            if (n == lanes) store(t.y + i * t.ldy + j, y);
-            else store_n(t.y + i * t.ldy + j, y, n);
-        }
-    }
-}
-
-/// out [M][R] = x [M, k] against R rows of w: each weight is read once, for all M rows of x.
-template <int M, int R, class W>
-inline void dots(const float* x, std::size_t ldx, const W* w, std::size_t ldw, std::size_t k, float (*out)[4]) {
-    F sums[2][M][R];  // two chains per sum: a single one would wait for its own additions
-    for (auto& chain : sums)
-        for (auto& row : chain)
-            for (F& s : row) s = set1(0);
-    std::size_t p = 0;
-    for (; p + 2 * lanes <= k; p += 2 * lanes) {
-#pragma GCC unroll 2
-        for (int u = 0; u < 2; ++u) {
-            const std::size_t at = p + static_cast<std::size_t>(u) * lanes;
-            F                 values[M];
-#pragma GCC unroll 4
-            for (int i = 0; i < M; ++i) values[i] = load(x + static_cast<std::size_t>(i) * ldx + at);
-#pragma GCC unroll 4
-            for (int r = 0; r < R; ++r) {
-                const F weights = load(w + static_cast<std::size_t>(r) * ldw + at);
-#pragma GCC unroll 4
-                for (int i = 0; i < M; ++i) sums[u][i][r] = fma(values[i], weights, sums[u][i][r]);
-            }
-        }
-    }
-    for (; p < k; p += lanes) {
-        const std::size_t n = k - p < lanes ? k - p : lanes;
-        for (int r = 0; r < R; ++r) {
-            const F weights = load_n(w + static_cast<std::size_t>(r) * ldw + p, n);
-            for (int i = 0; i < M; ++i) sums[0][i][r] = fma(load_n(x + static_cast<std::size_t>(i) * ldx + p, n), weights, sums[0][i][r]);
-        }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) out[i][r] = sum(add(sums[0][i][r], sums[1][i][r]));
-}
-
-/// x in int8, group by group.
-inline void quantise(const float* x, std::size_t n, const QuantisedRows& to, std::size_t row) {
-    constexpr std::size_t group = QuantisedRows::group;
-    for (std::size_t g = 0; g < to.n_groups; ++g, x += group, n -= n < group ? n : group) {
-        const std::size_t some = n < group ? n : group;
-        float             most = 0;
-        for (std::size_t i = 0; i < some; ++i) most = std::fmax(most, std::fabs(x[i]));
-        const float  scale = most / 127, inverse = most > 0 ? 127 / most : 0;
-        const std::size_t at = row * to.n_groups + g;
-        std::int8_t*      q = to.q + at * group;
-        int               sum = 0;
-        for (std::size_t i = 0; i < group; i += 4) {
-            int four = 0;
-            for (std::size_t j = i; j < i + 4; ++j) {
-                q[j] = j < some ? static_cast<std::int8_t>(std::nearbyint(x[j] * inverse)) : std::int8_t{0};
-                four += q[j];
-            }
-            to.fours[at].at[i / 4] = 8 * four;
-            sum += four;
-        }
-        to.scales[at] = scale;
-        to.sums[at] = scale * static_cast<float>(sum);
-    }
-}
-
-/// out [M][R] as above, for weights in blocks and x in int8.
-template <int M, int R, class W>
-inline void dots(const QuantisedRows& x, const W* w, std::size_t ldw, float (*out)[4]) {
-    constexpr std::size_t group = QuantisedRows::group;
-    G                     sums[M][R];
-    float                 offsets[M][R];
-    for (int i = 0; i < M; ++i)
-        for (int r = 0; r < R; ++r) sums[i][r] = no_sums(), offsets[i][r] = 0;
-    for (std::size_t g = 0; g < x.n_groups; ++g) {
-        Bytes rows[M];
-#pragma GCC unroll 4
-        for (int i = 0; i < M; ++i) rows[i] = bytes(x.q + (static_cast<std::size_t>(i) * x.n_groups + g) * group);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-            const W&    block = w[static_cast<std::size_t>(r) * ldw + g];
-            const Bytes q = values(block);
-            const float scale = widen(block.scale);
-#pragma GCC unroll 4
-            for (int i = 0; i < M; ++i) {
-                const std::size_t at = static_cast<std::size_t>(i) * x.n_groups + g;
-                sums[i][r] = add_products(sums[i][r], block, q, rows[i], x.fours[at], scale * x.scales[at]);
-                if constexpr (std::is_same_v<W, q4m::block>) offsets[i][r] += widen(block.minimum) * x.sums[at];
-            }
-        }
-    }
-    for (int i = 0; i < M; ++i)
-        for (int r = 0; r < R; ++r) out[i][r] = total(sums[i][r]) + offsets[i][r];
-}
-
-/// The same tile for few rows of x, straight from the weights as they are stored.
-template <int M, class W>
-inline void gemv(const GemmTile<W>& t) {
-    for (std::size_t j = 0; j < t.n; j += 4) {
-        float             out[M][4];
-        const std::size_t n = t.n - j < 4 ? t.n - j : 4;
-        if (n == 4) {
-            if constexpr (values_of<W> > 1) dots<M, 4>(*t.quantised, t.w + j * t.ldw, t.ldw, out);
-            else dots<M, 4>(t.x, t.ldx, t.w + j * t.ldw, t.ldw, t.k, out);
-        } else {
-            for (std::size_t r = 0; r < n; ++r) {
-                float one[M][4];
-                if constexpr (values_of<W> > 1) dots<M, 1>(*t.quantised, t.w + (j + r) * t.ldw, t.ldw, one);
-                else dots<M, 1>(t.x, t.ldx, t.w + (j + r) * t.ldw, t.ldw, t.k, one);
-                for (int i = 0; i < M; ++i) out[i][r] = one[i][0];
-            }
-        }
-        for (int i = 0; i < M; ++i) {
-            F y = load_n(out[i], 0);
-            for (std::size_t r = 0; r < n; ++r) out[i][r] += t.bias ? t.bias[j + r] : 0.0f;
-            for (std::size_t r = 0; r < n; r += lanes) {
-                const std::size_t some = n - r < lanes ? n - r : lanes;
-                y = activate(t.act, load_n(out[i] + r, some));
-                store_n(t.y + static_cast<std::size_t>(i) * t.ldy + j + r, y, some);
+                for (std::size_t i = 0; i < width; ++i) store(to + (p + i) * panel_width, rows[i]);
             }
         }
     }
 }
 
-template <class W>
-inline void gemv_any(const GemmTile<W>& t) {
-    switch (t.m) {
-        case 1: return gemv<1>(t);
-        case 2: return gemv<2>(t);
-        case 3: return gemv<3>(t);
-        default: return gemv<4>(t);
+/// A row of x in int8, group by group. A group with values that are no finite numbers gets a scale that is none either.
+inline void quantise(std::size_t n, const Activations& to, std::size_t row) {
+    constexpr std::size_t group = Activations::group;
+    const float*          x = to.x + row * to.ldx;
+    std::int8_t*          q = reinterpret_cast<std::int8_t*>(to.q + row * to.ldq);
+    for (std::size_t g = 0; g < to.n_groups; ++g, q += group) {
+        F           values[group / lanes], most = set1(0), nothing = set1(0);
+        for (std::size_t i = 0; i < group / lanes; ++i) {
+            const std::size_t at = g * group + i * lanes;
+            values[i] = at + lanes <= n ? load(x + at) : at < n ? load_n(x + at, n - at) : set1(0);
+            most = max(most, abs(values[i]));
+            nothing = fma(values[i], set1(0), nothing);  // 0, or NaN
+        }
+        const float top = largest(most), poison = sum(nothing);
+        const F     inverse = set1(top > 0 ? 127 / top : 0);
+        for (std::size_t i = 0; i < group / lanes; ++i) store_int8(q + i * lanes, mul(values[i], inverse));
+        std::int32_t total = 0;
+        for (std::size_t i = 0; i < group; ++i) total += q[i];
+        to.scales[row * to.n_groups + g] = top / 127 + poison;
+        to.sums[row * to.n_groups + g] = total;
     }
+}
+
+inline void convert(Form form, std::size_t n, const Activations& to, std::size_t row) {
+    if (form == Form::int8) quantise(n, to, row);
 }
 
 // ------------------------------------------------------------------------------------------------------- rows of numbers
@@ -430,8 +440,9 @@ inline void attend(const AttendTile& t) {
     for (std::size_t j0 = begin; j0 < end; j0 += key_block) {
         const std::size_t n = end - j0 < key_block ? end - j0 : key_block, width = (n + panel - 1) / panel * panel;
         for (std::size_t j = 0; j < n; j += panel) {
-            pack(t.k + (j0 + j) * t.ldk, t.ldk, n - j, t.head_dim, k_panels);
-            multiply_rows(t.n_q, t.q, t.ldq, k_panels, t.head_dim, s + j, key_block, true);
+            const PanelPart keys[2]{{reinterpret_cast<const std::byte*>(k_panels), nullptr}, {reinterpret_cast<const std::byte*>(k_panels + t.head_dim * panel_width), nullptr}};
+            transpose_panels(t.k + (j0 + j) * t.ldk, t.ldk, n - j, t.head_dim, k_panels);
+            multiply_rows<float>(t.n_q, t.q, t.ldq, keys, t.head_dim, s + j, key_block, true);
         }
         for (std::size_t i = 0; i < t.n_q; ++i) {
             const std::size_t at = t.pos + i;  // position of this query among the keys
@@ -450,15 +461,40 @@ inline void attend(const AttendTile& t) {
                     const std::size_t d = g * panel + static_cast<std::size_t>(c) * lanes;
                     const std::size_t left = t.head_dim > d ? t.head_dim - d : 0;
                     const float*      row = t.v + (j0 + j) * t.ldv;
-                    store(v_panels + j * panel + c * lanes, left >= lanes ? load(row + d) : left ? load_n(row + d, left) : set1(0));
+                    store(v_panels + (static_cast<std::size_t>(c / panel_vectors) * n + j) * panel_width + c % panel_vectors * lanes,
+                          left >= lanes ? load(row + d) : left ? load_n(row + d, left) : set1(0));
                 }
-            multiply_rows(t.n_q, s, key_block, v_panels, n, o + g * panel, d_pad, false);
+            const PanelPart values[2]{{reinterpret_cast<const std::byte*>(v_panels), nullptr}, {reinterpret_cast<const std::byte*>(v_panels + n * panel_width), nullptr}};
+            multiply_rows<float>(t.n_q, s, key_block, values, n, o + g * panel, d_pad, false);
         }
     }
     for (std::size_t i = 0; i < t.n_q; ++i) {
         const float inverse = 1.0f / total[i];
         for (std::size_t d = 0; d < t.head_dim; ++d) t.y[i * t.ldy + d] = o[i * d_pad + d] * inverse;
     }
+}
+
+/// out [R] = x [k] against R rows that lie ldw apart.
+template <int R>
+inline void dots(const float* x, const float* w, std::size_t ldw, std::size_t k, float* out) {
+    F sums[2][R];  // two chains per sum: a single one would wait for its own additions
+    for (auto& chain : sums)
+        for (F& s : chain) s = set1(0);
+    std::size_t p = 0;
+    for (; p + 2 * lanes <= k; p += 2 * lanes) {
+#pragma GCC unroll 2
+        for (std::size_t u = 0; u < 2; ++u) {
+            const F values = load(x + p + u * lanes);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) sums[u][r] = fma(values, load(w + static_cast<std::size_t>(r) * ldw + p + u * lanes), sums[u][r]);
+        }
+    }
+    for (; p < k; p += lanes) {
+        const std::size_t n = k - p < lanes ? k - p : lanes;
+        for (int r = 0; r < R; ++r) sums[0][r] = fma(load_n(x + p, n), load_n(w + static_cast<std::size_t>(r) * ldw + p, n), sums[0][r]);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) out[r] = sum(add(sums[0][r], sums[1][r]));
 }
 
 /// One head, few query rows against a long cache: keys and values are read once each, in place.
@@ -475,15 +511,8 @@ inline void attend_row(const AttendTile& t) {
         for (std::size_t j0 = begin; j0 < end; j0 += key_block) {
             const std::size_t n = end - j0 < key_block ? end - j0 : key_block, width = (n + lanes - 1) / lanes * lanes;
             std::size_t       j = 0;
-            float             out[1][4];
-            for (; j + 4 <= n; j += 4) {
-                dots<1, 4>(q, 0, t.k + (j0 + j) * t.ldk, t.ldk, t.head_dim, out);
-                for (std::size_t r = 0; r < 4; ++r) s[j + r] = out[0][r];
-            }
-            for (; j < n; ++j) {
-                dots<1, 1>(q, 0, t.k + (j0 + j) * t.ldk, t.ldk, t.head_dim, out);
-                s[j] = out[0][0];
-            }
+            for (; j + 4 <= n; j += 4) dots<4>(q, t.k + (j0 + j) * t.ldk, t.ldk, t.head_dim, s + j);
+            for (; j < n; ++j) dots<1>(q, t.k + (j0 + j) * t.ldk, t.ldk, t.head_dim, s + j);
             const F shrink = set1(soften(s, width, 0, n, t.scale, top, total));
             for (std::size_t d = 0; d < t.head_dim; d += lanes) {
                 const std::size_t left = t.head_dim - d;
@@ -548,12 +577,33 @@ inline float read_all(const float* x, std::size_t n) {
     return sum(all);
 }
 
+#include "prism/backend/cpu/products_int8.inl"
+
+/// Products of bytes at most: those that products in int8 use.
+inline float burst_int8(std::size_t n) {
+    I       sums[chains];
+    const I a = splat(0x01010101), b = splat(0x01010101);
+    for (I& s : sums) s = splat(0);
+    for (std::size_t i = 0; i < n; ++i) {
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sums[j] = dot(sums[j], a, b);
+    }
+    F all = to_float(sums[0]);
+    for (int j = 1; j < chains; ++j) all = add(all, to_float(sums[j]));
+    return sum(all);
+}
+
 template <int = 0>  // a template, so that nothing is compiled before somebody asks
 constexpr Kernels kernels() {
+    const Burst plain{burst, 2.0 * chains * lanes};
     return {panel,
-                                   {gemm<float>, gemm<bf16_t>, gemm<fp16_t>, gemm<q8::block>, gemm<q4::block>, gemm<q4m::block>},
-                                   {gemv_any<float>, gemv_any<bf16_t>, gemv_any<fp16_t>, gemv_any<q8::block>, gemv_any<q4::block>, gemv_any<q4m::block>},
-                                   {widen_row<float>, widen_row<bf16_t>, widen_row<fp16_t>, widen_row<q8::block>, widen_row<q4::block>, widen_row<q4m::block>},
-                                   layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row,
-                                   rope_row, attend, attend_row, quantise, burst, read_all, 2.0 * chains * lanes};
+            {{Form::f32, product<MultiplyPlain<f32>>},
+             {Form::f32, product<MultiplyPlain<bf16>>},
+             {Form::f32, product<MultiplyPlain<f16>>},
+             {Form::int8, product<MultiplyBlocks<q8>>},
+             {Form::int8, product<MultiplyBlocks<q4>>},
+             {Form::int8, product<MultiplyBlocks<q4m>>}},
+            {Form::f32, product<MultiplyPlain<bf16>>},
+            convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, attend, attend_row,
+            plain, plain, {burst_int8, 8.0 * chains * lanes}, read_all};
 }

@@ -14,8 +14,13 @@
 namespace prism {
 
 struct MachineLimits {
-    double f32_flops = 0;         // multiplications and additions per second, all threads of the backend
+    // Multiplications and additions per second, all threads of the backend, by the type of what is multiplied. bf16 and
+    // int8 are as fast as f32 where the processor has nothing for them.
+    double f32_flops = 0, bf16_flops = 0, int8_ops = 0;
     double bytes_per_second = 0;  // read from memory, all threads
+
+    /// The limit of products whose rows are taken in this form.
+    double flops_of(cpu::Form form) const { return form == cpu::Form::f32 ? f32_flops : form == cpu::Form::int8 ? int8_ops : bf16_flops; }
 };
 
 /// The best of several short bursts: other programs on the machine only ever make a burst slower. `bytes` is how much
@@ -25,12 +30,20 @@ inline MachineLimits measure_limits(Cpu& be, std::size_t bytes = std::size_t{512
     const auto          seconds = [](Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); };
     MachineLimits       limits;
     std::atomic<float>  sink{0};  // keeps the work from being left out
-    const std::size_t   n_threads = be.threads(), rounds = 1'000'000;
-    for (int i = 0; i < 12; ++i) {
-        const auto start = Clock::now();
-        be.parallel_for(n_threads, 1, [&](std::size_t, std::size_t) { sink = be.kernels().burst(rounds); });
-        limits.f32_flops = std::max(limits.f32_flops, be.kernels().burst_flops * static_cast<double>(rounds * n_threads) / seconds(start));
-    }
+    const std::size_t   n_threads = be.threads();
+    const auto          measure = [&](const cpu::Burst& burst) {
+        const auto rounds = static_cast<std::size_t>(3e9 / burst.operations / 8);  // some milliseconds
+        double     most = 0;
+        for (int i = 0; i < 12; ++i) {
+            const auto start = Clock::now();
+            be.parallel_for(n_threads, 1, [&](std::size_t, std::size_t) { sink = burst.run(rounds); });
+            most = std::max(most, burst.operations * static_cast<double>(rounds * n_threads) / seconds(start));
+        }
+        return most;
+    };
+    limits.f32_flops = measure(be.kernels().burst_f32);
+    limits.bf16_flops = std::max(limits.f32_flops, measure(be.kernels().burst_bf16));
+    limits.int8_ops = std::max(limits.f32_flops, measure(be.kernels().burst_int8));
     if (bytes > 0) {
         std::vector<float> memory(bytes / sizeof(float), 1.0f);
         for (int i = 0; i < 5; ++i) {

@@ -1,6 +1,6 @@
 // Vectors of eight f32: AVX2, FMA, F16C.
 using F = __m256;
-inline constexpr int lanes = 8, tile_rows = 6, tile_vectors = 2;
+inline constexpr int lanes = 8, tile_rows = 6, tile_panels = 1;
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline F load(const bf16_t* p) {
@@ -55,4 +55,38 @@ inline void transpose(F* r) {  // 8 x 8
     r[1] = _mm256_permute2f128_ps(b1, b5, 0x20), r[5] = _mm256_permute2f128_ps(b1, b5, 0x31);
     r[2] = _mm256_permute2f128_ps(b2, b6, 0x20), r[6] = _mm256_permute2f128_ps(b2, b6, 0x31);
     r[3] = _mm256_permute2f128_ps(b3, b7, 0x20), r[7] = _mm256_permute2f128_ps(b3, b7, 0x31);
+}
+
+// Products of bytes: four neighbours at a time, eight sums.
+using I = __m256i;
+inline constexpr int          block_rows = 3;
+inline constexpr std::int32_t byte_offset = 0;  // the 128 of q8 is taken off before products
+
+inline F load_even(const bf16_t* pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), 16)); }
+inline F load_odd(const bf16_t* pairs) {
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), _mm256_set1_epi32(static_cast<int>(0xffff0000U))));
+}
+inline F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+inline I splat(std::int32_t a) { return _mm256_set1_epi32(a); }
+inline I splat_four(const std::byte* p) {
+    std::int32_t four;
+    std::memcpy(&four, p, 4);
+    return splat(four);
+}
+inline I load_bytes(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_bytes(std::byte* p, I a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
+inline I low_nibbles(I a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+inline I high_nibbles(I a) { return low_nibbles(_mm256_srli_epi16(a, 4)); }
+/// sums += four neighbouring products; w 0 ... 127: pairs of products fit 16 bits.
+inline I dot(I sums, I w, I x) { return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))); }
+/// The same with w + 128 instead of a signed w: the signs of w move to x.
+inline I dot_biased(I sums, I w, I x) {
+    const I q = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    return dot(sums, _mm256_sign_epi8(q, q), _mm256_sign_epi8(x, q));
+}
+inline F    to_float(I a) { return _mm256_cvtepi32_ps(a); }
+inline void store_int8(std::int8_t* p, F a) {
+    const __m256i all = _mm256_cvtps_epi32(a);
+    const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(halves, halves));
 }

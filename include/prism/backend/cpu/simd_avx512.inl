@@ -1,6 +1,6 @@
 // Vectors of sixteen f32: AVX-512 F, BW, DQ, VL.
 using F = __m512;
-inline constexpr int lanes = 16, tile_rows = 14, tile_vectors = 2;
+inline constexpr int lanes = 16, tile_rows = 14, tile_panels = 2;
 
 // The masked forms with a full mask compile to the plain instructions; GCC 12 warns about its own headers for the plain.
 inline constexpr __mmask16 full = 0xffff;
@@ -58,4 +58,38 @@ inline void transpose(F* r) {  // 16 x 16: within quads of four lanes, then the 
         r[i] = _mm512_maskz_shuffle_f32x4(full, a[i], a[i + 8], 0x88), r[i + 8] = _mm512_maskz_shuffle_f32x4(full, a[i], a[i + 8], 0xdd);
         r[i + 4] = _mm512_maskz_shuffle_f32x4(full, a[i + 4], a[i + 12], 0x88), r[i + 12] = _mm512_maskz_shuffle_f32x4(full, a[i + 4], a[i + 12], 0xdd);
     }
+}
+
+// Products of bytes: four neighbours at a time, sixteen sums.
+using I = __m512i;
+inline constexpr int          block_rows = 7;
+inline constexpr std::int32_t byte_offset = 0;  // the 128 of q8 is taken off before products
+
+inline F load_even(const bf16_t* pairs) { return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(full, _mm512_loadu_si512(pairs), 16)); }
+inline F load_odd(const bf16_t* pairs) { return _mm512_castsi512_ps(_mm512_maskz_and_epi32(full, _mm512_loadu_si512(pairs), _mm512_set1_epi32(static_cast<int>(0xffff0000U)))); }
+inline F abs(F a) { return _mm512_castsi512_ps(_mm512_maskz_and_epi32(full, _mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff))); }
+inline I splat(std::int32_t a) { return _mm512_set1_epi32(a); }
+inline I splat_four(const std::byte* p) {
+    std::int32_t four;
+    std::memcpy(&four, p, 4);
+    return splat(four);
+}
+inline I load_bytes(const std::byte* p) { return _mm512_loadu_si512(p); }
+inline void store_bytes(std::byte* p, I a) { _mm512_storeu_si512(p, a); }
+inline I low_nibbles(I a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+inline I high_nibbles(I a) { return low_nibbles(_mm512_maskz_srli_epi16(0xffffffffU, a, 4)); }
+/// sums += four neighbouring products; w 0 ... 127: pairs of products fit 16 bits.
+inline I dot(I sums, I w, I x) {
+    const I pairs = _mm512_maskz_maddubs_epi16(0xffffffffU, w, x);
+    return _mm512_maskz_add_epi32(full, sums, _mm512_maskz_madd_epi16(full, pairs, _mm512_set1_epi16(1)));
+}
+/// The same with w + 128 instead of a signed w: the signs of w move to x.
+inline I dot_biased(I sums, I w, I x) {
+    const I         q = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+    const __mmask64 negative = _mm512_movepi8_mask(q);
+    return dot(sums, _mm512_maskz_abs_epi8(~__mmask64{0}, q), _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x));
+}
+inline F    to_float(I a) { return _mm512_maskz_cvtepi32_ps(full, a); }
+inline void store_int8(std::int8_t* p, F a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtsepi32_epi8(full, _mm512_maskz_cvtps_epi32(full, a)));
 }

@@ -37,14 +37,23 @@ public:
 
     Buffer<nowhere> allocate(std::size_t) { return {}; }
     Placed          place(const TensorInfo&, Dtype) { return {}; }
+    Placed          place_matrix(const TensorInfo&, Dtype, std::size_t) { return {}; }
     void            upload(std::span<const float>, Vector<float>) {}
     void            download(Vector<const float>, std::span<float>) {}
     void            wait() {}
 
     template <Format F>
     void gemm(Matrix<const float> x, const Packed<F, nowhere>& w, const Epilogue<nowhere>&, Matrix<float> y) {
-        cost_.flops += 2 * std::uint64_t{x.rows()} * w.rows * w.cols;
-        weights(std::uint64_t{w.rows} * w.cols), moved(x, y);
+        product(x, w);
+        moved(x, y);
+    }
+    void gemm_each(Matrix<const float> x, std::span<const ProductPart<nowhere>> parts) {
+        moved(x);
+        for (const auto& part : parts) product(x, part.w), moved(part.y);
+    }
+    void gemm_gated(Matrix<const float> x, const AnyPacked<nowhere>& gate, const AnyPacked<nowhere>& up, Matrix<float> y) {
+        product(x, gate), product(x, up);
+        moved(x, y);
     }
     template <Format F>
     void gather(const Packed<F, nowhere>& w, std::span<const std::int32_t> ids, Matrix<float> y) {
@@ -68,6 +77,10 @@ public:
     void used(std::size_t workspace_bytes) { cost_.workspace_bytes = workspace_bytes; }
 
 private:
+    void product(Matrix<const float> x, const AnyPacked<nowhere>& w) {
+        cost_.flops += 2 * std::uint64_t{x.rows()} * w.rows * w.cols;
+        weights(std::uint64_t{w.rows} * w.cols);
+    }
     void weights(std::uint64_t n) {
         cost_.weight_bytes += stored_bytes(weights_, n);
         cost_.bytes += stored_bytes(weights_, n);

@@ -1,0 +1,105 @@
+// What AVX-512 with VNNI and BF16 adds to AVX-512: dot products of bytes and of bf16.
+using namespace avx512;
+
+inline constexpr std::int32_t byte_offset = 128;  // bytes of q8 are used as they lie in panels, with 128 added
+inline I dot(I sums, I w, I x) { return _mm512_dpbusd_epi32(sums, w, x); }
+inline I dot_biased(I sums, I w, I x) { return _mm512_dpbusd_epi32(sums, w, x); }
+
+/// Sixteen values rounded to bf16, to nearest, ties to even.
+inline __m256i to_bf16(F x) {
+    const __m256bh h = _mm512_cvtneps_pbh(x);
+    __m256i        bits;
+    std::memcpy(&bits, &h, sizeof bits);
+    return bits;
+}
+
+/// A row of x in bf16, or as the sum of two.
+inline void round_to_bf16(bool pair, std::size_t n, const Activations& to, std::size_t row) {
+    const float* const x = to.x + row * to.ldx;
+    std::byte* const   q = to.q + row * to.ldq;
+    const std::size_t  padded = to.n_groups * Activations::group;
+    for (std::size_t i = 0; i < padded; i += lanes) {
+        const F       values = i + lanes <= n ? load(x + i) : i < n ? load_n(x + i, n - i) : set1(0);
+        const __m256i high = to_bf16(values);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + 2 * i), high);
+        if (pair) _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + to.low + 2 * i), to_bf16(sub(values, widen(high, static_cast<const bf16_t*>(nullptr)))));
+    }
+}
+
+inline void convert(Form form, std::size_t n, const Activations& to, std::size_t row) {
+    if (form == Form::bf16 || form == Form::bf16_pair) round_to_bf16(form == Form::bf16_pair, n, to, row);
+    else avx512::convert(form, n, to, row);
+}
+
+/// c [R, panel] (+)= R rows of x in bf16 times panels of bf16.
+template <int R>
+inline void multiply_bf16(const std::byte* x, std::size_t ldq, const PanelPart* b, std::size_t k, float* c, bool fresh) {
+    F sums[R][tile_vectors];
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fresh ? set1(0) : load(c + i * panel + j * lanes);
+    for (std::size_t p = 0; p < k; p += 2) {
+        __m512bh w[tile_vectors];
+#pragma GCC unroll 2
+        for (int j = 0; j < tile_vectors; ++j) std::memcpy(&w[j], b[j].values + p * 2 * panel_width, sizeof w[j]);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            const I  pair = splat_four(x + static_cast<std::size_t>(i) * ldq + p * 2);
+            __m512bh values;
+            std::memcpy(&values, &pair, sizeof values);
+#pragma GCC unroll 2
+            for (int j = 0; j < tile_vectors; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], w[j], values);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < tile_vectors; ++j) store(c + i * panel + j * lanes, sums[i][j]);
+}
+
+template <int R = tile_rows>
+inline void multiply_bf16_rows(std::size_t m, const std::byte* x, std::size_t ldq, const PanelPart* b, std::size_t k, float* c, bool fresh) {
+    for (; m >= R; m -= R, x += R * ldq, c += R * panel) multiply_bf16<R>(x, ldq, b, k, c, fresh);
+    if constexpr (R > 1)
+        if (m) multiply_bf16_rows<R - 1>(m, x, ldq, b, k, c, fresh);
+}
+
+/// Rows rounded to bf16, weights in bf16: see MultiplyPlain.
+struct MultiplyBf16 {
+    using format = bf16;
+    static constexpr Form        form = Form::bf16;
+    static constexpr std::size_t depth = 512, row_step = 4 * tile_rows;
+    static constexpr bool        widens = false;
+    struct State {};
+    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool) {
+        multiply_bf16_rows(m, x.q + 2 * p, x.ldq, b, k, c, fresh);
+    }
+};
+
+inline float burst_bf16(std::size_t n) {
+    F        sums[chains];
+    __m512bh a, b;
+    const I  ones = splat(0x3f803f80), halves = splat(0x3f003f00);
+    std::memcpy(&a, &ones, sizeof a), std::memcpy(&b, &halves, sizeof b);
+    for (F& s : sums) s = set1(0);
+    for (std::size_t i = 0; i < n; ++i) {
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sums[j] = _mm512_dpbf16_ps(sums[j], a, b);
+    }
+    F all = sums[0];
+    for (int j = 1; j < chains; ++j) all = add(all, sums[j]);
+    return sum(all);
+}
+inline float burst_int8(std::size_t n) {
+    I       sums[chains];
+    const I a = splat(0x01010101), b = splat(0x01010101);
+    for (I& s : sums) s = splat(0);
+    for (std::size_t i = 0; i < n; ++i) {
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sums[j] = _mm512_dpbusd_epi32(sums[j], a, b);
+    }
+    I all = sums[0];
+    for (int j = 1; j < chains; ++j) all = _mm512_maskz_add_epi32(full, all, sums[j]);
+    return sum(to_float(all));
+}

@@ -41,6 +41,13 @@ constexpr std::size_t panels_bytes(std::size_t rows, std::size_t cols) {
     return (rows + panel_width - 1) / panel_width * PanelLayout<F>::bytes(cols);
 }
 
+/// Bytes of one panel in the format of this type.
+inline std::size_t panel_bytes(Dtype dtype, std::size_t cols) {
+    std::size_t bytes = 0;
+    with_format(dtype, all_formats{}, [&]<Format F>(F) { bytes = PanelLayout<F>::bytes(cols); });
+    return bytes;
+}
+
 namespace detail {
 
 /// Where column j of row c lies among the values of a panel of a plain format.

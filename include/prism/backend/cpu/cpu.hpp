@@ -20,8 +20,6 @@
 #include <new>
 #include <span>
 #include <type_traits>
-#include <vector>
-
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -101,19 +99,15 @@ public:
                 throw LoadError{t.file, t.name, "panels of " + std::string(to_string(wanted)) + " at a multiple of 64 bytes", std::string(to_string(t.dtype))};
             return {t.data, t.owner, true};
         }
-        const std::size_t cols = rows ? t.elements() / rows : 0;
-        Placed            placed;
-        with_format(wanted, all_formats{}, [&]<Format F>(F) {
-            auto             buffer = std::make_shared<Buffer<host>>(allocate(panels_bytes<F>(rows, cols)));
-            std::byte* const panels = static_cast<std::byte*>(buffer->data());
-            const TensorInfo dense = contiguous(t);
-            parallel_for((rows + panel_width - 1) / panel_width, 1, [&](std::size_t first, std::size_t last) {
-                for (std::size_t p = first; p < last; ++p) place_panel<F>(dense, rows, cols, p, panels + p * PanelLayout<F>::bytes(cols));
-            });
-            release_pages(t);
-            placed = {panels, std::move(buffer), true};
+        const std::size_t cols = rows ? t.elements() / rows : 0, n_panels = (rows + panel_width - 1) / panel_width, bytes = panel_bytes(wanted, cols);
+        const TensorInfo  dense = contiguous(t);
+        auto              buffer = std::make_shared<Buffer<host>>(allocate(n_panels * bytes));
+        std::byte* const  panels = static_cast<std::byte*>(buffer->data());
+        parallel_for(n_panels, 1, [&](std::size_t first, std::size_t last) {
+            for (std::size_t p = first; p < last; ++p) cpu::KernelTables<>::fill_panel(dense, wanted, rows, cols, p, panels + p * bytes);
         });
-        return placed;
+        release_pages(t);
+        return {panels, std::move(buffer), true};
     }
 
     // q8, q4 and q4m begin with an f16; they are never converted here
@@ -239,44 +233,6 @@ public:
     }
 
 private:
-    /// Panel `p` of a matrix, from rows in any type.
-    template <Format F>
-    static void place_panel(const TensorInfo& t, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
-        using Block = typename F::block;
-        const std::size_t first = p * panel_width, n = std::min(panel_width, rows - first), stride = blocks_per_row<F>(cols);
-        if (t.dtype == F::dtype && std::bit_cast<std::uintptr_t>(t.data) % alignof(Block) == 0) {
-            interleave<F>(Packed<F, host>{reinterpret_cast<const Block*>(t.data) + first * stride, n, cols, stride}, panel, 0, 1);
-            return;
-        }
-        thread_local std::vector<Block> blocks;
-        thread_local std::vector<float> values;
-        blocks.resize(n * stride);
-        if (t.dtype == F::dtype) {
-            std::memcpy(blocks.data(), t.data + first * stride * sizeof(Block), n * stride * sizeof(Block));
-        } else {
-            values.assign(stride * F::values_per_block + 64, 0.0f);
-            for (std::size_t i = 0; i < n; ++i) {
-                read_row(t, first + i, cols, values);
-                F::encode(std::span<const float>(values).first(stride * F::values_per_block), std::span(blocks).subspan(i * stride, stride));
-            }
-        }
-        interleave<F>(Packed<F, host>{blocks.data(), n, cols, stride}, panel, 0, 1);
-    }
-    /// Row `row` of a dense matrix of any readable type, as f32; `values` may have more room.
-    static void read_row(const TensorInfo& t, std::size_t row, std::size_t cols, std::vector<float>& values) {
-        const auto blocks = [&]<Format F>(F) {
-            const std::size_t                      n = blocks_per_row<F>(cols);
-            thread_local std::vector<typename F::block> stored;
-            stored.resize(n);
-            values.resize(std::max(values.size(), n * F::values_per_block));
-            std::memcpy(stored.data(), t.data + row * n * sizeof(typename F::block), n * sizeof(typename F::block));
-            F::decode(std::span<const typename F::block>(stored), std::span(values).first(n * F::values_per_block));
-            std::fill(values.begin() + static_cast<std::ptrdiff_t>(cols), values.end(), 0.0f);  // what is left of the last block
-        };
-        if (stored_bytes(t.dtype, 1) > 0) return with_format(t.dtype, all_formats{}, blocks);
-        if (t.dtype == Dtype::other) throw LoadError{t.file, t.name, "a readable element type", "another"};
-        for (std::size_t j = 0; j < cols; ++j) values[j] = static_cast<float>(read_element(t.dtype, t.data + (row * cols + j) * item_bytes(t.dtype)));
-    }
     static void release_pages([[maybe_unused]] const TensorInfo& t) {
 #if defined(__linux__)
         if (!t.mapped || !t.stride.empty()) return;

@@ -4,9 +4,11 @@
 
 #include "prism/backend/cpu/isa.hpp"
 #include "prism/backend/types.hpp"
+#include "prism/core/tensor.hpp"
 #include "prism/quant/panels.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +17,7 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <vector>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -266,6 +269,8 @@ constexpr Kernels kernels() {
 template <int = 0>
 struct KernelTables {
     static const Kernels& of(Isa isa);
+    /// Panel `p` of a matrix [rows, cols] in the format `wanted`, from a dense tensor of any readable type. Throws LoadError.
+    static void fill_panel(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel);
 };
 
 // Not inline on purpose: an inline one would be compiled wherever it is called.
@@ -284,6 +289,56 @@ const Kernels& KernelTables<I>::of(Isa isa) {
     static_cast<void>(isa);
     static constexpr Kernels portable_table = portable::kernels();
     return portable_table;
+}
+
+namespace detail {
+
+struct PanelFiller {
+    /// Panel `p` of a matrix, from rows in any type.
+    template <Format F>
+    static void fill(const TensorInfo& t, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
+        using Block = typename F::block;
+        const std::size_t first = p * panel_width, n = std::min(panel_width, rows - first), stride = blocks_per_row<F>(cols);
+        if (t.dtype == F::dtype && std::bit_cast<std::uintptr_t>(t.data) % alignof(Block) == 0) {
+            interleave<F>(Packed<F, host>{reinterpret_cast<const Block*>(t.data) + first * stride, n, cols, stride}, panel, 0, 1);
+            return;
+        }
+        thread_local std::vector<Block> blocks;
+        thread_local std::vector<float> values;
+        blocks.resize(n * stride);
+        if (t.dtype == F::dtype) {
+            std::memcpy(blocks.data(), t.data + first * stride * sizeof(Block), n * stride * sizeof(Block));
+        } else {
+            values.assign(stride * F::values_per_block + 64, 0.0f);
+            for (std::size_t i = 0; i < n; ++i) {
+                read_row(t, first + i, cols, values);
+                F::encode(std::span<const float>(values).first(stride * F::values_per_block), std::span(blocks).subspan(i * stride, stride));
+            }
+        }
+        interleave<F>(Packed<F, host>{blocks.data(), n, cols, stride}, panel, 0, 1);
+    }
+    /// Row `row` of a dense matrix of any readable type, as f32; `values` may have more room.
+    static void read_row(const TensorInfo& t, std::size_t row, std::size_t cols, std::vector<float>& values) {
+        const auto blocks = [&]<Format F>(F) {
+            const std::size_t                      n = blocks_per_row<F>(cols);
+            thread_local std::vector<typename F::block> stored;
+            stored.resize(n);
+            values.resize(std::max(values.size(), n * F::values_per_block));
+            std::memcpy(stored.data(), t.data + row * n * sizeof(typename F::block), n * sizeof(typename F::block));
+            F::decode(std::span<const typename F::block>(stored), std::span(values).first(n * F::values_per_block));
+            std::fill(values.begin() + static_cast<std::ptrdiff_t>(cols), values.end(), 0.0f);  // what is left of the last block
+        };
+        if (stored_bytes(t.dtype, 1) > 0) return with_format(t.dtype, all_formats{}, blocks);
+        if (t.dtype == Dtype::other) throw LoadError{t.file, t.name, "a readable element type", "another"};
+        for (std::size_t j = 0; j < cols; ++j) values[j] = static_cast<float>(read_element(t.dtype, t.data + (row * cols + j) * item_bytes(t.dtype)));
+    }
+};
+
+}  // namespace detail
+
+template <int I>
+void KernelTables<I>::fill_panel(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
+    with_format(wanted, all_formats{}, [&]<Format F>(F) { detail::PanelFiller::fill<F>(t, rows, cols, p, panel); });
 }
 
 inline const Kernels& kernels_for(Isa isa) { return KernelTables<>::of(isa); }

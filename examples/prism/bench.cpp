@@ -17,6 +17,7 @@ void run(const Common& common, const Bench& args) {
     const auto         cases = args.cases.empty() ? std::vector<std::string>{"matmul/288x4096x11008", "vision/dinosiglip-vit-so-224px", "prefill/tinyllama-1.1b", "decode/tinyllama-1.1b"}
                                                   : args.cases;
     const Dtype        weights = common.weights == "as-stored" ? Dtype::f32 : format_from_name(common.weights, all_formats{});
+    for (const auto& name : cases) bench_case(name);  // before anything takes time
     const MachineLimits limits = [&] {
         const Progress bar{!common.quiet, "measuring what the machine can do"};
         return measure_limits(cpu);

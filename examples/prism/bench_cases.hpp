@@ -12,6 +12,7 @@
 #include "prism/vision/towers.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -66,7 +67,7 @@ inline void bench_vision(Cpu& be, const BackboneSpec& spec, const BenchOptions& 
     std::size_t                 d = 0;
     for (std::size_t i = 0; i < spec.n_towers; ++i) {
         const VitConfig config = tower_config(spec, i);
-        randomise(be, towers.emplace_back(config), {.seed = i, .matrices = options.weights});
+        randomise(be, towers.emplace_back(config), {.seed = i, .matrices = options.weights, .distinct_rows = 64});
         pixels.emplace_back(3 * config.image_size * config.image_size, 0.1f);
         views.push_back({pixels.back().data(), {1, 3, config.image_size, config.image_size}});
         d += config.d_model;
@@ -87,7 +88,7 @@ inline void bench_vision(Cpu& be, const BackboneSpec& spec, const BenchOptions& 
 /// `n_new` tokens after `n_before`, the scores of the last one included.
 inline void bench_decoder(Cpu& be, const LanguageModelConfig& config, std::size_t n_before, std::size_t n_new, const BenchOptions& options, BenchResult& result) {
     LanguageModel<Cpu> llm{config};
-    randomise(be, llm, {.seed = 1, .matrices = options.weights});
+    randomise(be, llm, {.seed = 1, .matrices = options.weights, .distinct_rows = 64});
     const auto run = [&](auto& backend, auto& ws, auto& model, auto& cache, const std::vector<std::int32_t>& ids) {
         using B = std::remove_cvref_t<decltype(backend)>;
         auto             scope = ws.scope();
@@ -117,17 +118,23 @@ inline void bench_decoder(Cpu& be, const LanguageModelConfig& config, std::size_
     });
 }
 
-inline void bench_matmul(Cpu& be, std::string_view sizes, const BenchOptions& options, BenchResult& result) {
-    std::size_t mkn[3]{}, i = 0;
+/// "288x4096x11008"
+inline std::array<std::size_t, 3> matmul_sizes(std::string_view sizes) {
+    std::array<std::size_t, 3> mkn{};
+    std::size_t                i = 0;
     for (char c : sizes) {
         if (c == 'x' && i < 2 && mkn[i] > 0) ++i;
         else if (c >= '0' && c <= '9' && mkn[i] < 1'000'000) mkn[i] = 10 * mkn[i] + static_cast<std::size_t>(c - '0');
         else throw ConfigError{"case", "matmul/" + std::string(sizes), "matmul/<m>x<k>x<n>"};
     }
     if (i != 2 || mkn[2] == 0) throw ConfigError{"case", "matmul/" + std::string(sizes), "matmul/<m>x<k>x<n>"};
-    const auto [m, k, n] = mkn;
+    return mkn;
+}
+
+inline void bench_matmul(Cpu& be, std::string_view sizes, const BenchOptions& options, BenchResult& result) {
+    const auto [m, k, n] = matmul_sizes(sizes);
     Linear<Cpu> layer(k, n, false);
-    randomise(be, layer, {.matrices = options.weights});
+    randomise(be, layer, {.matrices = options.weights, .distinct_rows = 64});
     Workspace<Cpu> ws{be, (m + 1) * (k + n + 64) * sizeof(float)};
     Mat<Cpu>       x = ws.mat(m, k), y = ws.mat(m, n);
     for (std::size_t r = 0; r < m; ++r) std::fill_n(x.row(r).data(), k, 0.5f);
@@ -148,20 +155,34 @@ inline LanguageModelConfig bench_language_model(std::string_view name) {
 
 }  // namespace detail
 
+/// A case by its name: what kind it is, and of what.
+struct BenchCase {
+    std::string_view kind, what;
+};
+
+/// Throws ConfigError for a name that is no case.
+inline BenchCase bench_case(std::string_view name) {
+    const std::size_t slash = std::min(name.find('/'), name.size());
+    const BenchCase   c{name.substr(0, slash), name.substr(std::min(slash + 1, name.size()))};
+    if (c.kind == "vision") backbone_from_id(c.what);
+    else if (c.kind == "prefill" || c.kind == "decode") detail::bench_language_model(c.what);
+    else if (c.kind == "matmul") detail::matmul_sizes(c.what);
+    else throw ConfigError{"case", std::string(name), "vision/<backbone>, prefill/<llm>, decode/<llm>, matmul/<m>x<k>x<n>"};
+    return c;
+}
+
 /// Runs one case: vision/<vision backbone id>, prefill/<language model>, decode/<language model>, matmul/<m>x<k>x<n>.
 /// Language models go by Prismatic's ids or as llama2-7b, llama2-13b, mistral-7b, phi-2, qwen2.5-0.5b, tinyllama-1.1b.
 /// Weights are made in memory in their format. `limits`: what measure_limits(be) gave. Throws ConfigError for other names.
 inline BenchResult run_bench(Cpu& be, std::string_view name, const MachineLimits& limits, const BenchOptions& options = {}) {
-    BenchResult       result{.name = std::string(name), .threads = be.threads(), .weights = options.weights, .compute = be.compute(),
-                             .form = be.form_of(options.weights), .limits = limits};
-    const std::size_t slash = std::min(name.find('/'), name.size());
-    const auto        kind = name.substr(0, slash), what = name.substr(std::min(slash + 1, name.size()));
+    BenchResult result{.name = std::string(name), .threads = be.threads(), .weights = options.weights, .compute = be.compute(),
+                       .form = be.form_of(options.weights), .limits = limits};
+    const auto [kind, what] = bench_case(name);
     if (options.runs == 0) throw ConfigError{"runs", "0", "at least 1"};
     if (kind == "vision") detail::bench_vision(be, backbone_from_id(what), options, result);
     else if (kind == "prefill") detail::bench_decoder(be, detail::bench_language_model(what), 0, std::max<std::size_t>(options.tokens, 1), options, result);
     else if (kind == "decode") detail::bench_decoder(be, detail::bench_language_model(what), options.context, 1, options, result);
-    else if (kind == "matmul") detail::bench_matmul(be, what, options, result);
-    else throw ConfigError{"case", std::string(name), "vision/<backbone>, prefill/<llm>, decode/<llm>, matmul/<m>x<k>x<n>"};
+    else detail::bench_matmul(be, what, options, result);
     return result;
 }
 

@@ -224,6 +224,21 @@ TEST_CASE("lm: every kind of decoder gives the logits of a plain one in f64, in 
         }
 }
 
+TEST_CASE("lm: a cache in bf16 changes scores by what its rounding allows") {
+    for (const Kind& kind : kinds) {
+        Cpu                be{{.threads = 2}};
+        LanguageModel<Cpu> llm{kind.config};
+        const auto         tensors = random_tensors(llm, 7);
+        const auto         ids = some_ids(23, 1, llm.vocab_size());
+        bind_all(be, llm, tensors);
+        Reader       reader{be, llm, ids.size()};
+        auto         cache = llm.make_cache(be, ids.size(), Dtype::bf16);
+        const double error = difference(reader.read({{&cache, ids}}), Naive{kind.config, tensors}.logits(ids));
+        CHECK_MESSAGE(error < 0x1p-6, kind.name);  // values to 2^-9 of themselves, through a few layers
+        CHECK_MESSAGE(error > 1e-6, kind.name);    // it is bf16 indeed
+    }
+}
+
 TEST_CASE("lm: sequences of different lengths read together do not see each other") {
     for (const Kind& kind : kinds) {
         Cpu                be{{.threads = 2}};

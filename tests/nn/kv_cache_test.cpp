@@ -10,28 +10,34 @@
 
 using namespace prism;
 
-TEST_CASE("nn/kv_cache: rows of layers, keys and values do not overlap") {
+TEST_CASE("nn/kv_cache: rows of layers, heads, keys and values do not overlap") {
     Cpu          be{{.threads = 1}};
-    KvCache<Cpu> cache{be, 3, 4, 5};
-    CHECK((cache.capacity() == 5 && cache.n_layers() == 3 && cache.length() == 0));
+    KvCache<Cpu> cache{be, 3, 2, 4, 5};
+    CHECK((cache.capacity() == 5 && cache.n_layers() == 3 && cache.length() == 0 && cache.head_stride() == 20));
     float number = 0;
     const auto each = [&](auto&& f) {
         for (std::size_t layer = 0; layer < 3; ++layer)
-            for (const auto& m : {cache.keys(layer, 5), cache.values(layer, 5)})
-                for (std::size_t i = 0; i < 5; ++i)
-                    for (std::size_t j = 0; j < 4; ++j) f(m(i, j));
+            cache.visit(layer, 0, 5, [&](auto keys, auto values) {
+                if constexpr (std::is_same_v<decltype(keys), View<float, host, dyn, dyn>>)
+                    for (const auto& m : {keys, values})
+                        for (std::size_t head = 0; head < 2; ++head)
+                            for (std::size_t i = 0; i < 5; ++i)
+                                for (std::size_t j = 0; j < 4; ++j) f((m.row(i).data() + head * cache.head_stride())[j]);
+            });
     };
     each([&](float& x) { x = number++; });
     number = 0;
     bool same = true;
     each([&](float& x) { same = same && x == number++; });
     CHECK(same);
-    CHECK(number == 3 * 2 * 5 * 4);
+    CHECK(number == 3 * 2 * 2 * 5 * 4);
+    cache.visit(1, 2, 3, [&](auto keys, auto) { CHECK(static_cast<float>(keys(0, 0)) == 80 + 2 * 4); });
+    CHECK_THROWS_AS((KvCache<Cpu>{be, 1, 1, 4, 5, Dtype::f16}), ConfigError);
 }
 
 TEST_CASE("nn/kv_cache: truncate forgets the end only, and room is checked before it is used") {
     Cpu          be{{.threads = 1}};
-    KvCache<Cpu> cache{be, 1, 2, 6};
+    KvCache<Cpu> cache{be, 1, 1, 2, 6};
     cache.reserve(6);
     cache.advance(4);
     cache.truncate(9);  // longer than it is: nothing to forget
@@ -52,8 +58,8 @@ TEST_CASE("nn/kv_cache: truncate forgets the end only, and room is checked befor
 TEST_CASE("nn/kv_cache: more tokens than memory has addresses are refused, not taken at their word") {
     Cpu be{{.threads = 1}};
     for (std::size_t capacity : {std::numeric_limits<std::size_t>::max(), std::size_t{1} << 61, (std::size_t{1} << 57) + 1})
-        CHECK_THROWS_AS((KvCache<Cpu>{be, 32, 4096, capacity}), ConfigError);
+        CHECK_THROWS_AS((KvCache<Cpu>{be, 32, 32, 128, capacity}), ConfigError);
     Dry dry;
-    CHECK_NOTHROW(KvCache<Dry>{dry, 32, 4096, 1 << 20});
-    CHECK_NOTHROW(KvCache<Cpu>{be, 0, 4096, 100});
+    CHECK_NOTHROW(KvCache<Dry>{dry, 32, 32, 128, 1 << 20});
+    CHECK_NOTHROW(KvCache<Cpu>{be, 0, 32, 128, 100});
 }

@@ -108,6 +108,28 @@ TEST_CASE("ops/attention: long caches, read by one row and by a block of rows") 
         }
 }
 
+TEST_CASE("ops/attention: a cache in bf16, head by head, gives the bits of its values in f32, side by side") {
+    const std::size_t n_heads = 6, n_kv_heads = 2, head_dim = 40, n_kv = 2100, capacity = n_kv + 3;
+    for (Isa isa : isas())
+        for (std::size_t n_q : {1, 3, 70}) {
+            Cpu                 be{{.threads = 3, .isa = isa}};
+            const Array         q = Array::random(n_q, n_heads * head_dim, 1);
+            Array               k = Array::random(n_kv, n_kv_heads * head_dim, 2), v = Array::random(n_kv, n_kv_heads * head_dim, 3), side{n_q, n_heads * head_dim}, apart{n_q, n_heads * head_dim};
+            std::vector<bf16_t> keys(n_kv_heads * capacity * head_dim), values = keys;
+            using Rows = View<bf16_t, host, dyn, dyn>;
+            ops::split_heads<Cpu>(be, k.in(), n_kv_heads, capacity * head_dim, Rows{keys.data(), {n_kv, head_dim}});
+            ops::split_heads<Cpu>(be, v.in(), n_kv_heads, capacity * head_dim, Rows{values.data(), {n_kv, head_dim}});
+            for (Array* a : {&k, &v})
+                for (std::size_t i = 0; i < n_kv; ++i)
+                    for (std::size_t j = 0; j < n_kv_heads * head_dim; ++j) a->mat()(i, j) = static_cast<float>(bf16_t((*a)(i, j)));
+            AttentionShape s{.n_heads = n_heads, .n_kv_heads = n_kv_heads, .head_dim = head_dim, .causal = true, .q_pos = n_kv - n_q, .scale = scale_of(head_dim)};
+            ops::attention<Cpu>(be, q.in(), k.in(), v.in(), s, side.mat());
+            s.kv_head_stride = capacity * head_dim;
+            ops::attention<Cpu>(be, q.in(), Rows{keys.data(), {n_kv, head_dim}}, Rows{values.data(), {n_kv, head_dim}}, s, apart.mat());
+            CHECK(side.values() == apart.values());
+        }
+}
+
 TEST_CASE("ops/attention: scores of hundreds neither overflow nor vanish") {
     for (std::size_t n_q : {2, 9}) {
         const Array q = Array::random(n_q, 16, 1, 0, 20), k = Array::random(100, 16, 2, 0, 20), v = Array::random(100, 16, 3);

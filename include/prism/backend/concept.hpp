@@ -43,7 +43,8 @@ concept Backend = requires(B& be, Mat<B> y, Vec<B> v, In<B> x, Vec<B, const floa
     be.copy(x, y);
     be.rope_table(std::size_t{}, 1e4f, v, y, y);              // cosines and sines of consecutive positions
     be.rope(x, x, std::size_t{}, y);                          // rotates the heads of y in place
-    be.attention(x, x, x, shape, y);
+    be.attention(x, x, x, shape, y);                          // keys and values in f32 or bf16
+    be.split_heads(x, std::size_t{}, std::size_t{}, y);       // rows of a cache, in f32 or bf16
     be.patchify(pixels, std::size_t{}, y);
 };
 

@@ -69,6 +69,7 @@ struct AttentionShape {
     std::size_t q_pos = 0;            // position of the first row of q among the keys
     std::size_t window = 0;           // with causal: only the last `window` of those; 0 is all
     float       scale = 1;            // of the scores, before softmax
+    std::size_t kv_head_stride = 0;   // elements from a key head to the next, whose rows then are head_dim wide; 0: heads side by side in a row
 
     /// Floating-point operations for so many rows of q and of k: 4 head_dim for each pair of a query and a key it sees.
     std::uint64_t flops(std::size_t q_rows, std::size_t k_rows) const {

@@ -27,6 +27,7 @@ namespace prism {
 struct SessionOptions {
     std::size_t max_tokens = 2048;    // of picture, prompts and answers together; the cache is taken at once
     std::size_t prefill_chunk = 512;  // rows that are read at a time: what the workspace is sized for
+    Dtype       cache = Dtype::f32;   // of keys and values; bf16 takes half the memory, and keeps 8 bits of each
 };
 
 struct GenerateOptions {
@@ -127,7 +128,7 @@ class Session {
 public:
     Session(B& be, const M& model, SessionOptions options = {})
         : be_(&be), model_(&model), options_(options), chunk_(std::max<std::size_t>(1, std::min(options.prefill_chunk, options.max_tokens))),
-          cache_(model.llm.make_cache(be, options.max_tokens)),
+          cache_(model.llm.make_cache(be, options.max_tokens, options.cache)),
           ws_(be, reading_cost(model.llm, chunk_, rows_scored_together).workspace_bytes) {}
 
     const M&    model() const { return *model_; }

@@ -33,8 +33,8 @@ struct LanguageModel {
     std::size_t max_positions() const {
         return std::visit([](const auto& m) { return m.config.max_positions; }, decoder);
     }
-    KvCache<B> make_cache(B& be, std::size_t capacity) const {
-        return std::visit([&](const auto& m) { return m.make_cache(be, capacity); }, decoder);
+    KvCache<B> make_cache(B& be, std::size_t capacity, Dtype dtype = Dtype::f32) const {
+        return std::visit([&](const auto& m) { return m.make_cache(be, capacity, dtype); }, decoder);
     }
     void embed(B& be, std::span<const std::int32_t> ids, Mat<B> x) const {
         std::visit([&](const auto& m) { m.embed(be, ids, x); }, decoder);

@@ -73,8 +73,8 @@ struct Llama {
 
     std::size_t d_model() const { return config.d_model; }
     std::size_t vocab_size() const { return config.vocab_size; }
-    KvCache<B>  make_cache(B& be, std::size_t capacity) const {
-        return {be, config.n_layers, config.n_kv_heads * config.head_dim, capacity};
+    KvCache<B>  make_cache(B& be, std::size_t capacity, Dtype dtype = Dtype::f32) const {
+        return {be, config.n_layers, config.n_kv_heads, config.head_dim, capacity, dtype};
     }
 
     /// x [n, d_model] = the embeddings of these ids.

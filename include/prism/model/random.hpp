@@ -21,6 +21,7 @@ struct RandomWeights {
     std::uint64_t seed = 0;
     Dtype         matrices = Dtype::f32;  // the format of weights of products; the rest is f32
     float         spread = 0.02f;         // standard deviation of the matrices
+    std::size_t   distinct_rows = 0;      // of a matrix; further ones repeat them, which is quicker to make. 0: all
 };
 
 namespace detail {
@@ -60,7 +61,11 @@ void randomise(B& be, M& module, const RandomWeights& options = {}) {
             const std::size_t stride = blocks_per_row<F>(cols);
             bytes->resize(rows * stride * sizeof(typename F::block));
             const std::span blocks(reinterpret_cast<typename F::block*>(bytes->data()), rows * stride);
-            const auto      fill = [&](std::size_t begin, std::size_t end) {
+            const std::size_t distinct = options.distinct_rows && options.distinct_rows < rows ? options.distinct_rows : rows;
+            const auto        copies = [&](std::size_t begin, std::size_t end) {
+                for (std::size_t i = std::max(begin, distinct); i < end; ++i) std::copy_n(&blocks[i % distinct * stride], stride, &blocks[i * stride]);
+            };
+            const auto fill = [&](std::size_t begin, std::size_t end) {
                 std::vector<float> row(stride * F::values_per_block);
                 for (std::size_t i = begin; i < end; ++i) {
                     for (std::size_t j = 0; j < cols; ++j)
@@ -68,8 +73,9 @@ void randomise(B& be, M& module, const RandomWeights& options = {}) {
                     F::encode(row, blocks.subspan(i * stride, stride));
                 }
             };
-            if constexpr (requires { be.parallel_for(rows, rows, fill); }) be.parallel_for(rows, std::max<std::size_t>(1, 65536 / cols), fill);
-            else fill(0, rows);
+            const std::size_t piece = std::max<std::size_t>(1, 65536 / cols);
+            if constexpr (requires { be.parallel_for(rows, rows, fill); }) be.parallel_for(distinct, piece, fill), be.parallel_for(rows, piece, copies);
+            else fill(0, distinct), copies(0, rows);
         });
         TensorInfo tensor{path, dtype, param.shape(), {}, bytes->data(), nullptr, "random weights"};
         tensor.owner = std::move(bytes);

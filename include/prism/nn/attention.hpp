@@ -107,12 +107,17 @@ struct CachedAttention {
         std::size_t row = 0;
         for (const auto& s : batch) {
             const std::size_t before = s.cache->length(), all = before + s.n_tokens;
-            ops::copy<B>(be, k.rows(row, s.n_tokens), s.cache->keys(layer, all).rows(before, s.n_tokens));
-            ops::copy<B>(be, v.rows(row, s.n_tokens), s.cache->values(layer, all).rows(before, s.n_tokens));
-            ops::attention<B>(be, q.rows(row, s.n_tokens), s.cache->keys(layer, all), s.cache->values(layer, all),
-                              {.n_heads = config.n_heads, .n_kv_heads = config.n_kv_heads, .head_dim = config.head_dim, .causal = true,
-                               .q_pos = before, .window = config.window, .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim))},
-                              mixed.rows(row, s.n_tokens));
+            s.cache->visit(layer, before, s.n_tokens, [&](auto keys, auto values) {
+                ops::split_heads<B>(be, k.rows(row, s.n_tokens), config.n_kv_heads, s.cache->head_stride(), keys);
+                ops::split_heads<B>(be, v.rows(row, s.n_tokens), config.n_kv_heads, s.cache->head_stride(), values);
+            });
+            s.cache->visit(layer, 0, all, [&](auto keys, auto values) {
+                ops::attention<B>(be, q.rows(row, s.n_tokens), keys, values,
+                                  {.n_heads = config.n_heads, .n_kv_heads = config.n_kv_heads, .head_dim = config.head_dim, .causal = true,
+                                   .q_pos = before, .window = config.window, .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+                                   .kv_head_stride = s.cache->head_stride()},
+                                  mixed.rows(row, s.n_tokens));
+            });
             row += s.n_tokens;
         }
         o_proj.forward_add(be, mixed, {}, out);

@@ -4,14 +4,16 @@
 #include "prism/backend/concept.hpp"
 
 #include <string>
+#include <type_traits>
 
 namespace prism::ops {
 
 /// y = softmax(scale q k^T) v per head and sequence, without a score matrix in memory.
 /// q, y [n_sequences n_q, n_heads head_dim]; k, v [n_sequences n_kv, n_kv_heads head_dim]; query head h reads key head
-/// h n_kv_heads / n_heads. y must not be q, k or v. Throws ShapeError.
-template <Backend B>
-void attention(B& be, In<B> q, In<B> k, In<B> v, const AttentionShape& s, Mat<B> y) {
+/// h n_kv_heads / n_heads. k and v are f32 or bf16; with s.kv_head_stride they are [n_sequences n_kv, head_dim] of the first
+/// head, and the others lie so far apart. y must not be q, k or v. Throws ShapeError.
+template <Backend B, class T = const float>
+void attention(B& be, In<B> q, View<T, typename B::space, dyn, dyn> k, std::type_identity_t<View<T, typename B::space, dyn, dyn>> v, const AttentionShape& s, Mat<B> y) {
     const auto refuse = [](const char* argument, const std::string& expected, std::size_t found) {
         throw ShapeError{"attention", argument, expected, std::to_string(found)};
     };
@@ -20,13 +22,22 @@ void attention(B& be, In<B> q, In<B> k, In<B> v, const AttentionShape& s, Mat<B>
     if (s.n_sequences == 0 || q.rows() % s.n_sequences != 0) refuse("n_sequences", "a divisor of the rows of q", s.n_sequences);
     if (k.rows() % s.n_sequences != 0) refuse("k", "rows in n_sequences equal parts", k.rows());
     expect("attention", "q", {any, s.n_heads * s.head_dim}, q);
-    expect("attention", "k", {any, s.n_kv_heads * s.head_dim}, k);
+    expect("attention", "k", {any, s.kv_head_stride ? s.head_dim : s.n_kv_heads * s.head_dim}, k);
     expect("attention", "v", k.shape(), v);
     expect("attention", "y", q.shape(), y);
     const std::size_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences;
     if (s.causal && (n_q > n_kv || s.q_pos > n_kv - n_q)) refuse("k", "at least " + std::to_string(s.q_pos + n_q) + " rows a sequence", n_kv);
     if (n_kv == 0 && n_q > 0) refuse("k", "at least one row", n_kv);
-    be.attention(q, k, v, s, y);
+    using Keys = View<const std::remove_const_t<T>, typename B::space, dyn, dyn>;
+    be.attention(q, Keys(k), Keys(v), s, y);
+}
+
+/// The heads of x [n, n_heads head_dim] as rows of their own, in f32 or bf16: head h's go to `to` [n, head_dim], h `stride`
+/// elements further on. Throws ShapeError.
+template <Backend B, class T>
+void split_heads(B& be, In<B> x, std::size_t n_heads, std::size_t stride, View<T, typename B::space, dyn, dyn> to) {
+    expect("split_heads", "x", {to.rows(), n_heads * to.cols()}, x);
+    be.split_heads(x, n_heads, stride, to);
 }
 
 /// cos, sin [n, n_angles]: of (first + i) theta^(-j / n_angles), for positions from `first` on. `frequencies` [n_angles]

@@ -198,25 +198,54 @@ public:
         });
     }
 
-    void attention(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const AttentionShape& shape, Matrix<float> y) {
+    template <class T>
+    void attention(Matrix<const float> q, Matrix<const T> k, Matrix<const T> v, const AttentionShape& shape, Matrix<float> y) {
+        using Tile = cpu::AttendTile<T>;
         const std::size_t n_q = q.rows() / shape.n_sequences, n_kv = k.rows() / shape.n_sequences;
         if (n_q == 0) return;
-        const std::size_t n_blocks = (n_q + cpu::AttendTile::max_rows - 1) / cpu::AttendTile::max_rows;
-        const std::size_t block = (n_q + n_blocks - 1) / n_blocks;
+        const bool        few = n_q <= 4;
+        const std::size_t n_blocks = (n_q + Tile::max_rows - 1) / Tile::max_rows, block = (n_q + n_blocks - 1) / n_blocks;
+        const std::size_t n_parts = few ? (n_kv + Tile::part_keys - 1) / Tile::part_keys : 1;
         const std::size_t shared = shape.n_heads / shape.n_kv_heads;  // query heads per key head
-        const auto        kernel = n_q <= 4 ? kernels_->attend_row : kernels_->attend;
-        const std::size_t n_tasks = shape.n_sequences * shape.n_heads * n_blocks;
+        const std::size_t stride = shape.kv_head_stride ? shape.kv_head_stride : shape.head_dim;
+        const std::size_t n_tasks = shape.n_sequences * shape.n_heads * n_blocks * n_parts;
         const auto        flops = shape.flops(q.rows(), k.rows());
+        const auto        kernels = [&] {
+            if constexpr (std::is_same_v<T, float>) return kernels_->attend_f32;
+            else return kernels_->attend_bf16;
+        }();
+        float* const parts = n_parts > 1 ? reinterpret_cast<float*>(cpu::activation_memory(n_tasks * n_q * Tile::part_floats * sizeof(float))) : nullptr;
         parallel_for(n_tasks, 1, [&](std::size_t task, std::size_t) {
             // Long pictures spend minutes in one call, so it is counted piece by piece, in shares that add up exactly.
             flops_.fetch_add(flops / n_tasks + (task < flops % n_tasks), std::memory_order_relaxed);
-            const std::size_t first = task % n_blocks * block, head = task / n_blocks % shape.n_heads;
-            const std::size_t sequence = task / n_blocks / shape.n_heads;
+            const std::size_t part = task % n_parts, first = task / n_parts % n_blocks * block, head = task / n_parts / n_blocks % shape.n_heads;
+            const std::size_t sequence = task / n_parts / n_blocks / shape.n_heads;
             if (first >= n_q) return;
-            const std::size_t row = sequence * n_q + first, at = head * shape.head_dim, at_kv = head / shared * shape.head_dim;
-            kernel({q.row(row).data() + at, q.ld(), std::min(block, n_q - first), shape.q_pos + first,
-                    k.row(sequence * n_kv).data() + at_kv, v.row(sequence * n_kv).data() + at_kv, k.ld(), v.ld(), n_kv, shape.head_dim,
-                    shape.causal, shape.window, shape.scale, y.row(row).data() + at, y.ld()});
+            const std::size_t row = sequence * n_q + first, at = head * shape.head_dim, at_kv = head / shared * stride;
+            (few ? kernels.row : kernels.block)(
+                {q.row(row).data() + at, q.ld(), std::min(block, n_q - first), shape.q_pos + first, k.row(sequence * n_kv).data() + at_kv,
+                 v.row(sequence * n_kv).data() + at_kv, k.ld(), v.ld(), n_kv, shape.head_dim, shape.causal, shape.window, shape.scale, y.row(row).data() + at, y.ld(),
+                 part * Tile::part_keys, n_parts > 1 ? (part + 1) * Tile::part_keys : n_kv, parts ? parts + task * n_q * Tile::part_floats : nullptr});
+        });
+        if (!parts) return;
+        for (std::size_t task = 0; task < n_tasks; task += n_parts)
+            for (std::size_t i = 0; i < n_q; ++i) {
+                const std::size_t head = task / n_parts % shape.n_heads, sequence = task / n_parts / shape.n_heads;
+                kernels_->merge(parts + (task * n_q + i) * Tile::part_floats, n_parts, n_q * Tile::part_floats, shape.head_dim,
+                                y.row(sequence * n_q + i).data() + head * shape.head_dim);
+            }
+    }
+
+    /// The heads of x [n, n_heads head_dim] to rows of their own: head h's go to `to` [n, head_dim], h `stride` elements on.
+    template <class T>
+    void split_heads(Matrix<const float> x, std::size_t n_heads, std::size_t stride, Matrix<T> to) {
+        rows(x, [&](std::size_t i) {
+            for (std::size_t h = 0; h < n_heads; ++h) {
+                const float* from = x.row(i).data() + h * to.cols();
+                T* const     at = to.row(i).data() + h * stride;
+                if constexpr (std::is_same_v<T, float>) std::copy_n(from, to.cols(), at);
+                else kernels_->round(from, at, to.cols());
+            }
         });
     }
 

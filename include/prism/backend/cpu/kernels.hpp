@@ -99,18 +99,23 @@ struct ProductTile {
     std::size_t  ldy = 0;
 };
 
-/// A block of query rows of one head. `pos` is the position of the first row among the keys.
+/// A block of query rows of one head; keys and values of type T. `pos` is the position of the first row among the keys.
+template <class T>
 struct AttendTile {
     static constexpr std::size_t max_rows = 64, max_head_dim = 256;
+    static constexpr std::size_t part_keys = 1024;               // few rows take longer caches in parts of so many keys
+    static constexpr std::size_t part_floats = 2 + max_head_dim + 14;  // of one row and part: the largest score, the sum, the weighted values
     const float* q;
     std::size_t  ldq, n_q, pos;
-    const float *k, *v;
+    const T *    k, *v;
     std::size_t  ldk, ldv, n_kv, head_dim;
     bool         causal;
     std::size_t  window;
     float        scale;
     float*       y;
     std::size_t  ldy;
+    std::size_t  first = 0, last = std::numeric_limits<std::size_t>::max();  // keys of this part
+    float*       parts = nullptr;  // results of a part go here [n_q, part_floats], and not to y
 };
 
 /// How products with weights of one format run.
@@ -132,6 +137,14 @@ constexpr FormatIndex index_of(Dtype dtype) {
     }
 }
 
+/// Attention of many rows, and of few. The bits of a row do not depend on which others come with it, but on which of the
+/// two runs.
+template <class T>
+struct Attend {
+    void (*block)(const AttendTile<T>&) = nullptr;
+    void (*row)(const AttendTile<T>&) = nullptr;
+};
+
 /// Rounds of arithmetic that waits for nothing, and how many operations one round is.
 struct Burst {
     float (*run)(std::size_t rounds) = nullptr;
@@ -149,8 +162,10 @@ struct Kernels {
     void (*silu_mul)(const float* gate, const float* up, float* y, std::size_t n);
     void (*add_scaled)(const float* h, const float* gamma, float* x, std::size_t n);
     void (*rope)(float* x, std::size_t n_heads, std::size_t head_dim, const float* cos, const float* sin, std::size_t n_angles);
-    void (*attend)(const AttendTile&);
-    void (*attend_row)(const AttendTile&);
+    Attend<float>  attend_f32;
+    Attend<bf16_t> attend_bf16;
+    void (*merge)(const float* parts, std::size_t n_parts, std::size_t stride, std::size_t head_dim, float* y);
+    void (*round)(const float* x, bf16_t* y, std::size_t n);
     Burst burst_f32, burst_bf16, burst_int8;  // bf16, int8: those of f32 where there is nothing faster
     float (*read_all)(const float* x, std::size_t n);
 };

@@ -296,12 +296,13 @@ inline void product(const ProductTile& t) {
     }
 }
 
-/// b [k, panel] in panels of f32 = the first n rows of w [n, k], transposed; columns from n on are zero.
-inline void transpose_panels(const float* w, std::size_t ldw, std::size_t n, std::size_t k, float* b) {
+/// b [k, panel] in panels of f32 = the first n rows of w [n, k], transposed and widened; columns from n on are zero.
+template <class T>
+inline void transpose_panels(const T* w, std::size_t ldw, std::size_t n, std::size_t k, float* b) {
     for (int g = 0; g < tile_vectors; ++g) {
         const std::size_t begin = static_cast<std::size_t>(g) * lanes;
         const std::size_t used = n > begin ? (n - begin < lanes ? n - begin : lanes) : 0;
-        const float*      source = w + begin * ldw;
+        const T*          source = w + begin * ldw;
         float* const      to = b + static_cast<std::size_t>(g / panel_vectors) * k * panel_width + static_cast<std::size_t>(g % panel_vectors) * lanes;
         for (std::size_t p = 0; p < k; p += lanes) {
             F                 rows[lanes];
@@ -425,8 +426,9 @@ inline float soften(float* s, std::size_t width, std::size_t lo, std::size_t hi,
 }
 
 /// One head, a block of query rows: softmax(scale q k^T) v in tiles of keys, never more scores than one tile.
-inline void attend(const AttendTile& t) {
-    constexpr std::size_t rows = AttendTile::max_rows, widest = AttendTile::max_head_dim;
+template <class T>
+inline void attend(const AttendTile<T>& t) {
+    constexpr std::size_t rows = AttendTile<T>::max_rows, widest = AttendTile<T>::max_head_dim;
     alignas(64) float     k_panels[widest * key_block], v_panels[widest * key_block];
     alignas(64) float     s[rows * key_block], o[rows * widest];
     float                 top[rows], total[rows];
@@ -460,7 +462,7 @@ inline void attend(const AttendTile& t) {
                 for (int c = 0; c < tile_vectors; ++c) {
                     const std::size_t d = g * panel + static_cast<std::size_t>(c) * lanes;
                     const std::size_t left = t.head_dim > d ? t.head_dim - d : 0;
-                    const float*      row = t.v + (j0 + j) * t.ldv;
+                    const T*          row = t.v + (j0 + j) * t.ldv;
                     store(v_panels + (static_cast<std::size_t>(c / panel_vectors) * n + j) * panel_width + c % panel_vectors * lanes,
                           left >= lanes ? load(row + d) : left ? load_n(row + d, left) : set1(0));
                 }
@@ -475,8 +477,8 @@ inline void attend(const AttendTile& t) {
 }
 
 /// out [R] = x [k] against R rows that lie ldw apart.
-template <int R>
-inline void dots(const float* x, const float* w, std::size_t ldw, std::size_t k, float* out) {
+template <int R, class T>
+inline void dots(const float* x, const T* w, std::size_t ldw, std::size_t k, float* out) {
     F sums[2][R];  // two chains per sum: a single one would wait for its own additions
     for (auto& chain : sums)
         for (F& s : chain) s = set1(0);
@@ -498,15 +500,18 @@ inline void dots(const float* x, const float* w, std::size_t ldw, std::size_t k,
 }
 
 /// One head, few query rows against a long cache: keys and values are read once each, in place.
-inline void attend_row(const AttendTile& t) {
-    alignas(64) float     s[key_block], o[AttendTile::max_head_dim + lanes];
+template <class T>
+inline void attend_row(const AttendTile<T>& t) {
+    alignas(64) float     s[key_block], o[AttendTile<T>::max_head_dim + lanes];
     const std::size_t     d_pad = (t.head_dim + lanes - 1) / lanes * lanes;
     for (std::size_t i = 0; i < t.n_q; ++i) {
         const float*      q = t.q + i * t.ldq;
         float             top = -std::numeric_limits<float>::infinity(), total = 0;
         const std::size_t at = t.pos + i;
-        const std::size_t end = t.causal && at + 1 < t.n_kv ? at + 1 : t.n_kv;
-        const std::size_t begin = t.window && at + 1 > t.window ? at + 1 - t.window : 0;
+        std::size_t       end = t.causal && at + 1 < t.n_kv ? at + 1 : t.n_kv;
+        std::size_t       begin = t.window && at + 1 > t.window ? at + 1 - t.window : 0;
+        if (end > t.last) end = t.last;
+        if (begin < t.first) begin = t.first;
         for (std::size_t d = 0; d < d_pad; ++d) o[d] = 0;
         for (std::size_t j0 = begin; j0 < end; j0 += key_block) {
             const std::size_t n = end - j0 < key_block ? end - j0 : key_block, width = (n + lanes - 1) / lanes * lanes;
@@ -516,7 +521,7 @@ inline void attend_row(const AttendTile& t) {
             const F shrink = set1(soften(s, width, 0, n, t.scale, top, total));
             for (std::size_t d = 0; d < t.head_dim; d += lanes) {
                 const std::size_t left = t.head_dim - d;
-                const float*      v = t.v + j0 * t.ldv + d;
+                const T*          v = t.v + j0 * t.ldv + d;
                 F                 sums = mul(load(o + d), shrink);
                 if (left >= lanes)
                     for (j = 0; j < n; ++j) sums = fma(set1(s[j]), load(v + j * t.ldv), sums);
@@ -525,8 +530,33 @@ inline void attend_row(const AttendTile& t) {
                 store(o + d, sums);
             }
         }
-        for (std::size_t d = 0; d < t.head_dim; ++d) t.y[i * t.ldy + d] = o[d] / total;
+        if (t.parts) {
+            float* const part = t.parts + i * AttendTile<T>::part_floats;
+            part[0] = top, part[1] = total;
+            for (std::size_t d = 0; d < t.head_dim; ++d) part[2 + d] = o[d];
+        } else {
+            for (std::size_t d = 0; d < t.head_dim; ++d) t.y[i * t.ldy + d] = o[d] / total;
+        }
     }
+}
+
+/// y [head_dim] from the parts of one row, which lie `stride` apart.
+inline void merge(const float* parts, std::size_t n_parts, std::size_t stride, std::size_t head_dim, float* y) {
+    float top = parts[0], total = 0;
+    for (std::size_t p = 1; p < n_parts; ++p) top = std::fmax(top, parts[p * stride]);
+    for (std::size_t d = 0; d < head_dim; ++d) y[d] = 0;
+    for (std::size_t p = 0; p < n_parts; ++p) {
+        const float* part = parts + p * stride;
+        const float  weight = std::exp(part[0] - top);  // 0 where a part has no keys that the row sees
+        total += weight * part[1];
+        for (std::size_t d = 0; d < head_dim; ++d) y[d] += weight * part[2 + d];
+    }
+    for (std::size_t d = 0; d < head_dim; ++d) y[d] /= total;
+}
+
+/// y = x, rounded to nearest, ties to even.
+inline void round_row(const float* x, bf16_t* y, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) y[i] = bf16_t(x[i]);
 }
 
 /// x [n_heads, head_dim] of one position: each head's first 2 n_angles values, rotated in halves.
@@ -604,6 +634,6 @@ constexpr Kernels kernels() {
              {Form::int8, product<MultiplyBlocks<q4>>},
              {Form::int8, product<MultiplyBlocks<q4m>>}},
             {Form::f32, product<MultiplyPlain<bf16>>},
-            convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, attend, attend_row,
+            convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, {attend<float>, attend_row<float>}, {attend<bf16_t>, attend_row<bf16_t>}, merge, round_row,
             plain, plain, {burst_int8, 8.0 * chains * lanes}, read_all};
 }

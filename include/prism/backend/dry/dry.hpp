@@ -68,9 +68,16 @@ public:
     void copy(Matrix<const float> x, Matrix<float> y) { moved(x, y); }
     void rope_table(std::size_t, float, Vector<float>, Matrix<float> cos, Matrix<float> sin) { moved(cos, sin); }
     void rope(Matrix<const float>, Matrix<const float>, std::size_t, Matrix<float> x) { moved(x, x); }
-    void attention(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, const AttentionShape& s, Matrix<float> y) {
+    template <class T>
+    void attention(Matrix<const float> q, Matrix<const T> k, Matrix<const T>, const AttentionShape& s, Matrix<float> y) {
         cost_.flops += s.flops(q.rows(), k.rows());
-        moved(q, k, v, y);
+        cost_.bytes += 2 * std::uint64_t{k.rows()} * s.n_kv_heads * s.head_dim * sizeof(T);
+        moved(q, y);
+    }
+    template <class T>
+    void split_heads(Matrix<const float> x, std::size_t, std::size_t, Matrix<T>) {
+        cost_.bytes += std::uint64_t{x.size()} * sizeof(T);
+        moved(x);
     }
     void patchify(View<const float, nowhere, dyn, dyn, dyn, dyn> pixels, std::size_t, Matrix<float> patches) { moved(pixels, patches); }
 

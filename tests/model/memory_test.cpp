@@ -61,7 +61,8 @@ TEST_CASE("model/memory: loading and running a large bf16 checkpoint takes its s
     const std::size_t before = status_bytes("VmRSS");
     std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts here; without the right to do so it counts what was before
     const TextOnly    model{std::move(language_model_from_pretrained(be, folder.path()).llm)};
-    CHECK(status_bytes("VmRSS") - before < stored / 10);  // nothing is read to load
+    CHECK(status_bytes("VmRSS") - before < stored + stored / 10);  // in the layout of the kernels; pages of the file are given back
+    CHECK(status_bytes("VmHWM") - before < stored + stored / 10);
 
     constexpr std::size_t   n_tokens = 64;
     const std::size_t       workspace = reading_cost(model.llm, n_tokens, 16).workspace_bytes;

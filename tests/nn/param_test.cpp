@@ -138,27 +138,31 @@ TEST_CASE("nn: modules without values say so instead of computing with nothing; 
     CHECK(dry.cost().flops == 2 * 2 * 4 * 3);
 }
 
-TEST_CASE("nn/mlp: in and out may be the same rows, and the gate is silu times up") {
+TEST_CASE("nn/mlp: what is added is what is computed, and the gate is silu times up") {
     Cpu           be{{.threads = 2}};
     GatedMlp<Cpu> gated{6, 10};
     Mlp<Cpu>      mlp{6, 10, Activation::quick_gelu};
     randomise(be, gated, 1), randomise(be, mlp, 2);
     Workspace<Cpu> ws{be, 1 << 16};
     const Array    x = Array::random(4, 6, 3);
-    Array          apart{4, 6}, in_place = x, gate{4, 10}, up{4, 10}, by_hand{4, 6};
-    gated.forward(be, ws, x.in(), apart.mat());
-    gated.forward(be, ws, in_place.in(), in_place.mat());
+    Array          added{4, 6}, gate{4, 10}, up{4, 10}, by_hand{4, 6};
+    for (float& v : added.values()) v = 0;
+    gated.forward_add(be, ws, x.in(), added.mat());
     gated.gate_proj.forward(be, x.in(), gate.mat(), Activation::silu), gated.up_proj.forward(be, x.in(), up.mat());
     for (std::size_t i = 0; i < 4; ++i)
         for (std::size_t j = 0; j < 10; ++j) gate.mat()(i, j) *= up(i, j);
     gated.down_proj.forward(be, gate.in(), by_hand.mat());
-    CHECK(apart.values() == in_place.values());
-    CHECK(worst(apart, [&](std::size_t i, std::size_t j) { return static_cast<double>(by_hand(i, j)); }, [](std::size_t, std::size_t) { return 20 * u; }) <= 1);
+    CHECK(worst(added, [&](std::size_t i, std::size_t j) { return static_cast<double>(by_hand(i, j)); }, [](std::size_t, std::size_t) { return 20 * u; }) <= 1);
 
-    in_place = x;
-    mlp.forward(be, ws, x.in(), apart.mat());
+    Array plain{4, 6}, in_place = x, onto = x;
+    mlp.forward(be, ws, x.in(), plain.mat());
     mlp.forward(be, ws, in_place.in(), in_place.mat());
-    CHECK(apart.values() == in_place.values());
+    CHECK(plain.values() == in_place.values());
+    const std::vector<float> gamma{1, 2, 3, 4, 5, 6};
+    mlp.forward_add(be, ws, x.in(), {gamma.data(), {6}}, onto.mat());
+    Array steps = x;
+    ops::add_scaled<Cpu>(be, plain.in(), {gamma.data(), {6}}, steps.mat());
+    CHECK(worst(onto, [&](std::size_t i, std::size_t j) { return static_cast<double>(steps(i, j)); }, [](std::size_t, std::size_t) { return 100 * u; }) <= 1);
 }
 
 TEST_CASE("nn/attention: pictures of a batch do not see each other") {
@@ -168,8 +172,10 @@ TEST_CASE("nn/attention: pictures of a batch do not see each other") {
     Workspace<Cpu> ws{be, 1 << 18};
     const Array    x = Array::random(3 * 10, 24, 3);
     Array          together{30, 24}, apart{30, 24};
-    attention.forward(be, ws, 3, x.in(), together.mat());
-    for (std::size_t i = 0; i < 3; ++i) attention.forward(be, ws, 1, x.in().rows(i * 10, 10), apart.mat().rows(i * 10, 10));
+    for (float& v : together.values()) v = 0;
+    for (float& v : apart.values()) v = 0;
+    attention.forward_add(be, ws, 3, x.in(), {}, together.mat());
+    for (std::size_t i = 0; i < 3; ++i) attention.forward_add(be, ws, 1, x.in().rows(i * 10, 10), {}, apart.mat().rows(i * 10, 10));
     CHECK(worst(together, [&](std::size_t i, std::size_t j) { return static_cast<double>(apart(i, j)); }, [](std::size_t, std::size_t) { return 40 * u; }) <= 1);
-    CHECK_THROWS_AS(attention.forward(be, ws, 4, x.in(), together.mat()), ShapeError);
+    CHECK_THROWS_AS(attention.forward_add(be, ws, 4, x.in(), {}, together.mat()), ShapeError);
 }

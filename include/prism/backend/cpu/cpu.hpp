@@ -71,24 +71,24 @@ public:
                 [](void* p, std::size_t) noexcept { ::operator delete(p, std::align_val_t{64}); }};
     }
 
-    /// In place when the tensor already has this type, dense rows and the alignment of its elements; else converted
-    /// (to f32, or gathered in its own type) into memory of its own.
+    /// In place when the tensor already has this type, dense rows and the alignment of its elements; else converted, or
+    /// gathered in its own type, into memory of its own. Throws LoadError.
     Placed place(const TensorInfo& t, Dtype wanted) {
         if (t.dtype == wanted && t.stride.empty() && std::bit_cast<std::uintptr_t>(t.data) % alignment_of(wanted) == 0)
             return {t.data, t.owner};
-        const std::size_t n = t.elements();
-        auto              buffer = std::make_shared<Buffer<host>>(allocate(n * item_bytes(wanted)));
+        const TensorInfo  dense = contiguous(t);
+        const std::size_t rows = t.shape.size() < 2 ? 1 : t.shape[0], cols = rows ? t.elements() / rows : 0, bytes = stored_bytes(wanted, cols);
+        auto              buffer = std::make_shared<Buffer<host>>(allocate(rows * bytes));
+        auto* const       to = static_cast<std::byte*>(buffer->data());
         if (t.dtype == wanted) {
-            const TensorInfo dense = contiguous(t);
-            if (n) std::memcpy(buffer->data(), dense.data, dense.bytes());
-        } else if (wanted == Dtype::f32) {
-            const std::vector<float> values = to_floats(t);
-            if (n) std::memcpy(buffer->data(), values.data(), n * sizeof(float));
+            if (rows * bytes) std::memcpy(to, dense.data, rows * bytes);
         } else {
-            throw LoadError{t.file, t.name, std::string(to_string(wanted)), std::string(to_string(t.dtype))};
+            parallel_for(rows, std::max<std::size_t>(1, 65536 / std::max<std::size_t>(1, cols)), [&](std::size_t first, std::size_t last) {
+                for (std::size_t i = first; i < last; ++i) cpu::KernelTables<>::fill_row(dense, wanted, cols, i, to + i * bytes);
+            });
         }
-        const void* data = buffer->data();
-        return {data, std::move(buffer)};
+        release_pages(t);
+        return {to, std::move(buffer)};
     }
 
     /// A matrix of `rows` rows in panels: in place when it is so already, else read once, on all threads. Pages of mapped

@@ -286,6 +286,8 @@ struct KernelTables {
     static const Kernels& of(Isa isa);
     /// Panel `p` of a matrix [rows, cols] in the format `wanted`, from a dense tensor of any readable type. Throws LoadError.
     static void fill_panel(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel);
+    /// Row `row` of such a matrix, as blocks one after another.
+    static void fill_row(const TensorInfo& t, Dtype wanted, std::size_t cols, std::size_t row, std::byte* to);
 };
 
 // Not inline on purpose: an inline one would be compiled wherever it is called.
@@ -354,6 +356,16 @@ struct PanelFiller {
 template <int I>
 void KernelTables<I>::fill_panel(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
     with_format(wanted, all_formats{}, [&]<Format F>(F) { detail::PanelFiller::fill<F>(t, rows, cols, p, panel); });
+}
+
+template <int I>
+void KernelTables<I>::fill_row(const TensorInfo& t, Dtype wanted, std::size_t cols, std::size_t row, std::byte* to) {
+    with_format(wanted, all_formats{}, [&]<Format F>(F) {
+        const std::size_t  stride = blocks_per_row<F>(cols);
+        std::vector<float> values(stride * F::values_per_block);
+        detail::PanelFiller::read_row(t, row, cols, values);
+        F::encode(std::span<const float>(values).first(stride * F::values_per_block), std::span(reinterpret_cast<typename F::block*>(to), stride));
+    });
 }
 
 inline const Kernels& kernels_for(Isa isa) { return KernelTables<>::of(isa); }

@@ -31,7 +31,8 @@ struct CpuOptions {
     std::size_t threads = 0;      // 0: as many as physical cores
     Isa         isa = best_isa();  // a smaller set than the processor has may be asked for
     /// In which type products with bf16 weights take their rows. f32: what f32 arithmetic on those weights gives. bf16:
-    /// rounded first, as PyTorch does in bf16; faster on processors with instructions for it, and f32 on others.
+    /// rounded first, as PyTorch does in bf16, and so is attention of many rows; faster on processors with instructions
+    /// for it, and f32 on others.
     Dtype compute = Dtype::f32;
 };
 
@@ -204,15 +205,19 @@ public:
         const std::size_t n_q = q.rows() / shape.n_sequences, n_kv = k.rows() / shape.n_sequences;
         if (n_q == 0) return;
         const bool        few = n_q <= 4;
-        const std::size_t n_blocks = (n_q + Tile::max_rows - 1) / Tile::max_rows, block = (n_q + n_blocks - 1) / n_blocks;
+        // Large blocks of rows share what is made of the keys; more threads get smaller ones. No bit of a row depends on it.
+        std::size_t n_blocks = (n_q + Tile::max_rows - 1) / Tile::max_rows;
+        while (!few && shape.n_sequences * shape.n_heads * n_blocks < 4 * threads() && n_blocks * 64 < n_q) ++n_blocks;
+        const std::size_t block = ((n_q + n_blocks - 1) / n_blocks + 15) / 16 * 16;
         const std::size_t n_parts = few ? (n_kv + Tile::part_keys - 1) / Tile::part_keys : 1;
         const std::size_t shared = shape.n_heads / shape.n_kv_heads;  // query heads per key head
         const std::size_t stride = shape.kv_head_stride ? shape.kv_head_stride : shape.head_dim;
         const std::size_t n_tasks = shape.n_sequences * shape.n_heads * n_blocks * n_parts;
         const auto        flops = shape.flops(q.rows(), k.rows());
         const auto        kernels = [&] {
-            if constexpr (std::is_same_v<T, float>) return kernels_->attend_f32;
-            else return kernels_->attend_bf16;
+            const bool rounded = compute_ == Dtype::bf16;
+            if constexpr (std::is_same_v<T, float>) return rounded ? kernels_->rounded_attend_f32 : kernels_->attend_f32;
+            else return rounded ? kernels_->rounded_attend_bf16 : kernels_->attend_bf16;
         }();
         float* const parts = n_parts > 1 ? reinterpret_cast<float*>(cpu::activation_memory(n_tasks * n_q * Tile::part_floats * sizeof(float))) : nullptr;
         parallel_for(n_tasks, 1, [&](std::size_t task, std::size_t) {

@@ -102,7 +102,7 @@ struct ProductTile {
 /// A block of query rows of one head; keys and values of type T. `pos` is the position of the first row among the keys.
 template <class T>
 struct AttendTile {
-    static constexpr std::size_t max_rows = 64, max_head_dim = 256;
+    static constexpr std::size_t max_rows = 384, max_head_dim = 256;
     static constexpr std::size_t part_keys = 1024;               // few rows take longer caches in parts of so many keys
     static constexpr std::size_t part_floats = 2 + max_head_dim + 14;  // of one row and part: the largest score, the sum, the weighted values
     const float* q;
@@ -162,8 +162,8 @@ struct Kernels {
     void (*silu_mul)(const float* gate, const float* up, float* y, std::size_t n);
     void (*add_scaled)(const float* h, const float* gamma, float* x, std::size_t n);
     void (*rope)(float* x, std::size_t n_heads, std::size_t head_dim, const float* cos, const float* sin, std::size_t n_angles);
-    Attend<float>  attend_f32;
-    Attend<bf16_t> attend_bf16;
+    Attend<float>  attend_f32, rounded_attend_f32;  // rounded: scores and weights may be of bf16
+    Attend<bf16_t> attend_bf16, rounded_attend_bf16;
     void (*merge)(const float* parts, std::size_t n_parts, std::size_t stride, std::size_t head_dim, float* y);
     void (*round)(const float* x, bf16_t* y, std::size_t n);
     Burst burst_f32, burst_bf16, burst_int8;  // bf16, int8: those of f32 where there is nothing faster
@@ -262,6 +262,8 @@ constexpr Kernels kernels() {
     Kernels k = avx512_bf16::kernels();
     k.products[bf16_index] = {Form::bf16_pair, product<MultiplyBf16Tiles<true>>};
     k.rounded_bf16 = {Form::bf16, product<MultiplyBf16Tiles<false>>};
+    k.rounded_attend_f32.block = attend_tiles<float>;
+    k.rounded_attend_bf16.block = attend_tiles<bf16_t>;
     k.products[q8_index] = {Form::int8, product<MultiplyBlockTiles<q8>>};
     k.products[q4_index] = {Form::int8, product<MultiplyBlockTiles<q4>>};
     k.products[q4m_index] = {Form::int8, product<MultiplyBlockTiles<q4m>>};

@@ -419,61 +419,89 @@ inline float soften(float* s, std::size_t width, std::size_t lo, std::size_t hi,
         store(s + j, p);
         sums = add(sums, p);
     }
-    const float shrink = std::exp(top - now);
+    const float shrink = top == now ? 1.0f : sum(exp(set1(top - now))) * (1.0f / lanes);  // lanes are equal, and a power of two
     total = total * shrink + sum(sums);
     top = now;
     return shrink;
 }
 
+/// What a block of query rows needs while it reads the keys, in scratch; and which of its rows see which keys.
+template <class T>
+struct Attending {
+    static constexpr std::size_t rows = AttendTile<T>::max_rows, widest = AttendTile<T>::max_head_dim;
+    float *                      scores, *sums, *top, *total, *rest;  // [rows, key_block], [rows, d_pad], [rows], [rows]
+    std::size_t                  d_pad, begin, end;                   // keys that any row sees
+
+    static_assert(rows * (key_block + widest + 2) + 2 * widest * key_block <= scratch_floats);
+
+    Attending(const AttendTile<T>& t, std::size_t padded)
+        : scores(scratch()), sums(scores + rows * key_block), top(sums + rows * padded), total(top + rows), rest(total + rows), d_pad(padded),
+          begin(t.window && t.pos + 1 > t.window ? (t.pos + 1 - t.window) / key_block * key_block : 0), end(t.causal && t.pos + t.n_q < t.n_kv ? t.pos + t.n_q : t.n_kv) {
+        for (std::size_t i = 0; i < t.n_q; ++i) top[i] = -std::numeric_limits<float>::infinity(), total[i] = 0;
+        for (std::size_t i = 0; i < t.n_q * d_pad; ++i) sums[i] = 0;
+    }
+
+    /// The rows [first, last) that see keys of the block [j0, j0 + n).
+    static std::size_t first_row(const AttendTile<T>& t, std::size_t j0) { return t.causal && j0 > t.pos ? (j0 - t.pos) : 0; }
+    static std::size_t last_row(const AttendTile<T>& t, std::size_t j0, std::size_t n) {
+        if (!t.window) return t.n_q;
+        const std::size_t beyond = j0 + n - 1 + t.window;  // position of the first row that sees none of them any more
+        return beyond <= t.pos ? 0 : beyond - t.pos < t.n_q ? beyond - t.pos : t.n_q;
+    }
+
+    /// Scores of row i against n keys from j0 on become weights; earlier sums shrink.
+    void weigh(const AttendTile<T>& t, std::size_t i, std::size_t j0, std::size_t n, std::size_t width) {
+        const std::size_t at = t.pos + i;  // position of this query among the keys
+        const std::size_t hi = t.causal && at - j0 < n ? at - j0 + 1 : n;
+        const std::size_t lo = t.window && at + 1 > t.window + j0 ? at + 1 - t.window - j0 : 0;
+        const float       shrink = soften(scores + i * key_block, width, lo, hi, t.scale, top[i], total[i]);
+        if (shrink == 1) return;
+        for (std::size_t d = 0; d < d_pad; d += lanes) store(sums + i * d_pad + d, mul(load(sums + i * d_pad + d), set1(shrink)));
+    }
+
+    void finish(const AttendTile<T>& t) const {
+        for (std::size_t i = 0; i < t.n_q; ++i) {
+            const F     inverse = set1(1.0f / total[i]);
+            float*      y = t.y + i * t.ldy;
+            std::size_t d = 0;
+            for (; d + lanes <= t.head_dim; d += lanes) store(y + d, mul(load(sums + i * d_pad + d), inverse));
+            if (d < t.head_dim) store_n(y + d, mul(load(sums + i * d_pad + d), inverse), t.head_dim - d);
+        }
+    }
+};
+
+inline PanelPart plain_part(const float* p) { return {reinterpret_cast<const std::byte*>(p), nullptr}; }
+
 /// One head, a block of query rows: softmax(scale q k^T) v in tiles of keys, never more scores than one tile.
 template <class T>
 inline void attend(const AttendTile<T>& t) {
-    constexpr std::size_t rows = AttendTile<T>::max_rows, widest = AttendTile<T>::max_head_dim;
-    alignas(64) float     k_panels[widest * key_block], v_panels[widest * key_block];
-    alignas(64) float     s[rows * key_block], o[rows * widest];
-    float                 top[rows], total[rows];
-    const std::size_t     n_panels = (t.head_dim + panel - 1) / panel, d_pad = n_panels * panel;
-    for (std::size_t i = 0; i < t.n_q; ++i) {
-        top[i] = -std::numeric_limits<float>::infinity(), total[i] = 0;
-        for (std::size_t d = 0; d < d_pad; ++d) o[i * d_pad + d] = 0;
-    }
-    const std::size_t end = t.causal && t.pos + t.n_q < t.n_kv ? t.pos + t.n_q : t.n_kv;
-    const std::size_t begin = t.window && t.pos + 1 > t.window ? (t.pos + 1 - t.window) / key_block * key_block : 0;
-    for (std::size_t j0 = begin; j0 < end; j0 += key_block) {
-        const std::size_t n = end - j0 < key_block ? end - j0 : key_block, width = (n + panel - 1) / panel * panel;
+    const std::size_t n_panels = (t.head_dim + panel - 1) / panel;
+    Attending<T>      a{t, n_panels * panel};
+    float* const      panels = a.rest;
+    for (std::size_t j0 = a.begin; j0 < a.end; j0 += key_block) {
+        const std::size_t n = a.end - j0 < key_block ? a.end - j0 : key_block, width = (n + panel - 1) / panel * panel;
+        const std::size_t first = a.first_row(t, j0), last = a.last_row(t, j0, n);
+        if (first >= last) continue;
         for (std::size_t j = 0; j < n; j += panel) {
-            const PanelPart keys[2]{{reinterpret_cast<const std::byte*>(k_panels), nullptr}, {reinterpret_cast<const std::byte*>(k_panels + t.head_dim * panel_width), nullptr}};
-            transpose_panels(t.k + (j0 + j) * t.ldk, t.ldk, n - j, t.head_dim, k_panels);
-            multiply_rows<float>(t.n_q, t.q, t.ldq, keys, t.head_dim, s + j, key_block, true);
+            const PanelPart keys[2]{plain_part(panels), plain_part(panels + t.head_dim * panel_width)};
+            transpose_panels(t.k + (j0 + j) * t.ldk, t.ldk, n - j, t.head_dim, panels);
+            multiply_rows<float>(last - first, t.q + first * t.ldq, t.ldq, keys, t.head_dim, a.scores + first * key_block + j, key_block, true);
         }
-        for (std::size_t i = 0; i < t.n_q; ++i) {
-            const std::size_t at = t.pos + i;  // position of this query among the keys
-            const std::size_t hi = t.causal ? (at < j0 ? 0 : at - j0 < n ? at - j0 + 1 : n) : n;
-            const std::size_t lo = t.window && at + 1 > t.window + j0 ? at + 1 - t.window - j0 : 0;
-            if (lo >= hi) {
-                for (std::size_t j = 0; j < width; ++j) s[i * key_block + j] = 0;
-                continue;
-            }
-            const F shrink = set1(soften(s + i * key_block, width, lo, hi, t.scale, top[i], total[i]));
-            for (std::size_t d = 0; d < d_pad; d += lanes) store(o + i * d_pad + d, mul(load(o + i * d_pad + d), shrink));
-        }
+        for (std::size_t i = first; i < last; ++i) a.weigh(t, i, j0, n, width);
         for (std::size_t g = 0; g < n_panels; ++g) {
             for (std::size_t j = 0; j < n; ++j)
                 for (int c = 0; c < tile_vectors; ++c) {
                     const std::size_t d = g * panel + static_cast<std::size_t>(c) * lanes;
                     const std::size_t left = t.head_dim > d ? t.head_dim - d : 0;
                     const T*          row = t.v + (j0 + j) * t.ldv;
-                    store(v_panels + (static_cast<std::size_t>(c / panel_vectors) * n + j) * panel_width + c % panel_vectors * lanes,
+                    store(panels + (static_cast<std::size_t>(c / panel_vectors) * n + j) * panel_width + c % panel_vectors * lanes,
                           left >= lanes ? load(row + d) : left ? load_n(row + d, left) : set1(0));
                 }
-            const PanelPart values[2]{{reinterpret_cast<const std::byte*>(v_panels), nullptr}, {reinterpret_cast<const std::byte*>(v_panels + n * panel_width), nullptr}};
-            multiply_rows<float>(t.n_q, s, key_block, values, n, o + g * panel, d_pad, false);
+            const PanelPart values[2]{plain_part(panels), plain_part(panels + n * panel_width)};
+            multiply_rows<float>(last - first, a.scores + first * key_block, key_block, values, n, a.sums + first * a.d_pad + g * panel, a.d_pad, false);
         }
     }
-    for (std::size_t i = 0; i < t.n_q; ++i) {
-        const float inverse = 1.0f / total[i];
-        for (std::size_t d = 0; d < t.head_dim; ++d) t.y[i * t.ldy + d] = o[i * d_pad + d] * inverse;
-    }
+    a.finish(t);
 }
 
 /// out [R] = x [k] against R rows that lie ldw apart.
@@ -634,6 +662,7 @@ constexpr Kernels kernels() {
              {Form::int8, product<MultiplyBlocks<q4>>},
              {Form::int8, product<MultiplyBlocks<q4m>>}},
             {Form::f32, product<MultiplyPlain<bf16>>},
-            convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, {attend<float>, attend_row<float>}, {attend<bf16_t>, attend_row<bf16_t>}, merge, round_row,
+            convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, {attend<float>, attend_row<float>}, {attend<float>, attend_row<float>}, {attend<bf16_t>, attend_row<bf16_t>},
+            {attend<bf16_t>, attend_row<bf16_t>}, merge, round_row,
             plain, plain, {burst_int8, 8.0 * chains * lanes}, read_all};
 }

@@ -42,16 +42,18 @@ private:
     std::size_t now_ = 0;
 };
 
-/// Sums of up to 32 rows of x, in bf16 or as pairs of bf16, times two panels: steps of 32 columns that tiles are shaped for.
+/// c [up to 32 rows, 32], rows ldc apart, (+)= rows of x, in bf16 or as pairs of bf16, times two panels: steps of 32 columns
+/// that tiles are shaped for.
 template <bool Pair, bool Two>
-inline void multiply_tiles(const std::byte* x, std::size_t ldq, std::size_t low, const std::byte* b0, const std::byte* b1, std::size_t n_steps, float* c, bool fresh) {
-    constexpr std::size_t line = panel * sizeof(float);
+inline void multiply_tiles(const std::byte* x, std::size_t ldq, std::size_t low, const std::byte* b0, const std::byte* b1, std::size_t n_steps, float* c,
+                           std::size_t ldc, bool fresh) {
+    const std::size_t line = ldc * sizeof(float);
     if (fresh) {
         zero_tile<0>(), zero_tile<1>();
         if constexpr (Two) zero_tile<2>(), zero_tile<3>();
     } else {
         load_tile<0>(c, line), load_tile<1>(c + panel_width, line);
-        if constexpr (Two) load_tile<2>(c + 16 * panel, line), load_tile<3>(c + 16 * panel + panel_width, line);
+        if constexpr (Two) load_tile<2>(c + 16 * ldc, line), load_tile<3>(c + 16 * ldc + panel_width, line);
     }
     for (std::size_t s = 0; s < n_steps; ++s, x += 64, b0 += 1024, b1 += 1024) {
         load_tile<6>(b0, 64);
@@ -76,7 +78,22 @@ inline void multiply_tiles(const std::byte* x, std::size_t ldq, std::size_t low,
         }
     }
     store_tile<0>(c, line), store_tile<1>(c + panel_width, line);
-    if constexpr (Two) store_tile<2>(c + 16 * panel, line), store_tile<3>(c + 16 * panel + panel_width, line);
+    if constexpr (Two) store_tile<2>(c + 16 * ldc, line), store_tile<3>(c + 16 * ldc + panel_width, line);
+}
+
+/// The same for any number of rows.
+template <bool Pair>
+inline void multiply_tile_rows(TileState& tiles, const std::byte* x, std::size_t ldq, std::size_t low, std::size_t m, const std::byte* b0, const std::byte* b1,
+                               std::size_t depth_bytes, std::size_t n_steps, float* c, std::size_t ldc, bool fresh) {
+    if (m >= 32) tiles.shape(16, 16, depth_bytes);
+    for (; m >= 32; m -= 32, x += 32 * ldq, c += 32 * ldc) multiply_tiles<Pair, true>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh);
+    if (m > 16) {
+        tiles.shape(16, m - 16, depth_bytes);
+        multiply_tiles<Pair, true>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh);
+    } else if (m > 0) {
+        tiles.shape(m, 0, depth_bytes);
+        multiply_tiles<Pair, false>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh);
+    }
 }
 
 /// Rows in bf16 or pairs of bf16, weights in bf16: see MultiplyPlain.
@@ -89,25 +106,71 @@ struct MultiplyBf16Tiles {
     using State = TileState;
     static void run(State& tiles, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool) {
         const std::size_t n_steps = k / 32, rest = (k % 32 + 1) / 2 * 2;  // an odd k ends in a pair whose second weight is 0
-        if (n_steps || !rest) blocks(tiles, x, 2 * p, m, b[0].values, b[1].values, 64, n_steps, c, fresh);
-        if (rest) blocks(tiles, x, 2 * p + n_steps * 64, m, b[0].values + n_steps * 1024, b[1].values + n_steps * 1024, 2 * rest, 1, c, fresh && !n_steps);
-    }
-
-private:
-    static void blocks(State& tiles, const Activations& x, std::size_t at, std::size_t m, const std::byte* b0, const std::byte* b1, std::size_t depth_bytes, std::size_t n_steps,
-                       float* c, bool fresh) {
-        const std::byte* q = x.q + at;
-        if (m >= 32) tiles.shape(16, 16, depth_bytes);
-        for (; m >= 32; m -= 32, q += 32 * x.ldq, c += 32 * panel) multiply_tiles<Pair, true>(q, x.ldq, x.low, b0, b1, n_steps, c, fresh);
-        if (m > 16) {
-            tiles.shape(16, m - 16, depth_bytes);
-            multiply_tiles<Pair, true>(q, x.ldq, x.low, b0, b1, n_steps, c, fresh);
-        } else if (m > 0) {
-            tiles.shape(m, 0, depth_bytes);
-            multiply_tiles<Pair, false>(q, x.ldq, x.low, b0, b1, n_steps, c, fresh);
-        }
+        const auto* const b0 = b[0].values, * const b1 = b[1].values;
+        if (n_steps || !rest) multiply_tile_rows<Pair>(tiles, x.q + 2 * p, x.ldq, x.low, m, b0, b1, 64, n_steps, c, panel, fresh);
+        if (rest) multiply_tile_rows<Pair>(tiles, x.q + 2 * p + n_steps * 64, x.ldq, x.low, m, b0 + n_steps * 1024, b1 + n_steps * 1024, 2 * rest, 1, c, panel, fresh && !n_steps);
     }
 };
+
+/// The first `n` of 32 values in bf16; the others are 0.
+inline I pairs_of(const float* p, std::size_t n) {
+    const __m256i low = to_bf16(n >= 16 ? load(p) : load_n(p, n)), high = n > 16 ? to_bf16(n >= 32 ? load(p + 16) : load_n(p + 16, n - 16)) : __m256i{};
+    return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(low), high, 1);
+}
+inline I pairs_of(const bf16_t* p, std::size_t n) { return _mm512_maskz_loadu_epi16(static_cast<__mmask32>(n >= 32 ? ~0U : (1U << n) - 1U), p); }
+/// The first `n` of sixteen values in bf16, in the lower halves of sixteen lanes.
+inline I halves_of(const float* p, std::size_t n) { return _mm512_maskz_cvtepu16_epi32(full, to_bf16(n >= 16 ? load(p) : load_n(p, n))); }
+inline I halves_of(const bf16_t* p, std::size_t n) { return _mm512_maskz_cvtepu16_epi32(full, _mm256_maskz_loadu_epi16(n >= 16 ? full : first(n), p)); }
+
+/// attend() with scores, weights and values in bf16, and sums in f32: for rows that may be rounded.
+template <class T>
+inline void attend_tiles(const AttendTile<T>& t) {
+    constexpr std::size_t rows = AttendTile<T>::max_rows, widest = AttendTile<T>::max_head_dim, tile = 1024, line = 2 * widest + 64;
+    alignas(64) std::byte panels[widest / 32 * (key_block / 16) * tile];  // of keys, and then of values
+    Attending<T>          a{t, (t.head_dim + 31) / 32 * 32};
+    std::byte* const      q = reinterpret_cast<std::byte*>(a.rest), * const p = q + rows * line;
+    const std::size_t     n_steps = a.d_pad / 32, q_line = 2 * a.d_pad + 64, p_line = 2 * key_block + 64;
+    static_assert(rows * (key_block + widest + 2) + rows * (line + 2 * key_block + 64) / sizeof(float) <= scratch_floats);
+    static_assert(widest / 16 * (key_block / 32) * tile <= sizeof panels);
+    TileState tiles;
+    for (std::size_t i = 0; i < t.n_q; ++i)
+        for (std::size_t d = 0; d < a.d_pad; d += 32) store_bytes(q + i * q_line + 2 * d, pairs_of(t.q + i * t.ldq + d, t.head_dim - d));
+    for (std::size_t j0 = a.begin; j0 < a.end; j0 += key_block) {
+        const std::size_t n = a.end - j0 < key_block ? a.end - j0 : key_block, width = (n + 31) / 32 * 32;
+        const std::size_t first = a.first_row(t, j0), last = a.last_row(t, j0, n);
+        if (first >= last) continue;
+        for (std::size_t v = 0; v < width / 16; ++v)  // pairs of columns of sixteen keys
+            for (std::size_t step = 0; step < n_steps; ++step) {
+                F pairs[16];
+#pragma GCC unroll 16
+                for (std::size_t i = 0; i < 16; ++i) {
+                    const std::size_t key = v * 16 + i;
+                    pairs[i] = _mm512_castsi512_ps(key < n ? pairs_of(t.k + (j0 + key) * t.ldk + step * 32, t.head_dim - step * 32) : splat(0));
+                }
+                transpose(pairs);
+#pragma GCC unroll 16
+                for (std::size_t i = 0; i < 16; ++i) store(reinterpret_cast<float*>(panels + (v * n_steps + step) * tile + i * 64), pairs[i]);
+            }
+        for (std::size_t j = 0; j < width; j += 32)
+            multiply_tile_rows<false>(tiles, q + first * q_line, q_line, 0, last - first, panels + j / 16 * n_steps * tile, panels + (j / 16 + 1) * n_steps * tile, 64, n_steps,
+                                      a.scores + first * key_block + j, key_block, true);
+        for (std::size_t i = first; i < last; ++i) {
+            a.weigh(t, i, j0, n, width);
+            for (std::size_t j = 0; j < width; j += 32) store_bytes(p + i * p_line + 2 * j, pairs_of(a.scores + i * key_block + j, 32));
+        }
+        for (std::size_t g = 0; g < a.d_pad / 16; ++g)  // pairs of keys, sixteen columns
+            for (std::size_t key = 0; key < width; key += 2) {
+                const std::size_t left = t.head_dim > g * 16 ? t.head_dim - g * 16 : 0;
+                const T*          row = t.v + (j0 + key) * t.ldv + g * 16;
+                const I           even = key < n && left ? halves_of(row, left) : splat(0), odd = key + 1 < n && left ? halves_of(row + t.ldv, left) : splat(0);
+                store_bytes(panels + (g * (key_block / 32) + key / 32) * tile + key % 32 / 2 * 64, _mm512_or_si512(even, _mm512_maskz_slli_epi32(full, odd, 16)));
+            }
+        for (std::size_t g = 0; g < a.d_pad / 16; g += 2)
+            multiply_tile_rows<false>(tiles, p + first * p_line, p_line, 0, last - first, panels + g * (key_block / 32) * tile, panels + (g + 1) * (key_block / 32) * tile, 64,
+                                      width / 32, a.sums + first * a.d_pad + g * 16, a.d_pad, false);
+    }
+    a.finish(t);
+}
 
 /// Sums of one block of R rows (the first `m` of them are wanted) times one panel of signed bytes, group by group: the same
 /// sums as multiply_blocks, bit for bit.

@@ -146,8 +146,12 @@ TEST_CASE("nn/mlp: what is added is what is computed, and the gate is silu times
     Workspace<Cpu> ws{be, 1 << 16};
     const Array    x = Array::random(4, 6, 3);
     Array          added{4, 6}, gate{4, 10}, up{4, 10}, by_hand{4, 6};
-    for (float& v : added.values()) v = 0;
+    for (std::size_t i = 0; i < 4; ++i)
+        for (std::size_t j = 0; j < 6; ++j) added.mat()(i, j) = 0;
     gated.forward_add(be, ws, x.in(), added.mat());
+    Array same = x;
+    gated.forward(be, ws, same.in(), same.mat());
+    CHECK(same.values() == added.values());
     gated.gate_proj.forward(be, x.in(), gate.mat(), Activation::silu), gated.up_proj.forward(be, x.in(), up.mat());
     for (std::size_t i = 0; i < 4; ++i)
         for (std::size_t j = 0; j < 10; ++j) gate.mat()(i, j) *= up(i, j);
@@ -172,10 +176,8 @@ TEST_CASE("nn/attention: pictures of a batch do not see each other") {
     Workspace<Cpu> ws{be, 1 << 18};
     const Array    x = Array::random(3 * 10, 24, 3);
     Array          together{30, 24}, apart{30, 24};
-    for (float& v : together.values()) v = 0;
-    for (float& v : apart.values()) v = 0;
-    attention.forward_add(be, ws, 3, x.in(), {}, together.mat());
-    for (std::size_t i = 0; i < 3; ++i) attention.forward_add(be, ws, 1, x.in().rows(i * 10, 10), {}, apart.mat().rows(i * 10, 10));
+    attention.forward(be, ws, 3, x.in(), together.mat());
+    for (std::size_t i = 0; i < 3; ++i) attention.forward(be, ws, 1, x.in().rows(i * 10, 10), apart.mat().rows(i * 10, 10));
     CHECK(worst(together, [&](std::size_t i, std::size_t j) { return static_cast<double>(apart(i, j)); }, [](std::size_t, std::size_t) { return 40 * u; }) <= 1);
-    CHECK_THROWS_AS(attention.forward_add(be, ws, 4, x.in(), {}, together.mat()), ShapeError);
+    CHECK_THROWS_AS(attention.forward(be, ws, 4, x.in(), together.mat()), ShapeError);
 }

@@ -14,7 +14,7 @@
 
 namespace prism {
 
-/// Attention of every token to every token of its sequence. x [n_sequences n, d], out the same; out must not be x.
+/// Attention of every token to every token of its sequence. x [n_sequences n, d], out the same.
 /// qkv's rows are q, k, v, each head by head. Source: timm, models/vision_transformer.py, class Attention.
 template <Backend B>
 struct SelfAttention {
@@ -26,17 +26,27 @@ struct SelfAttention {
     SelfAttention() = default;
     SelfAttention(std::size_t d, std::size_t heads, bool qkv_bias = true) : qkv(d, 3 * d, qkv_bias), proj(d, d), n_heads(heads) {}
 
+    /// out = attention(x); out may be x.
+    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Mat<B> out) const {
+        auto scope = ws.scope();
+        proj.forward(be, mixed(be, ws, n_sequences, x), out);
+    }
     /// out += gamma attention(x); an empty gamma is one.
     void forward_add(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Vec<B, const float> gamma, Mat<B> out) const {
-        auto              scope = ws.scope();
+        auto scope = ws.scope();
+        proj.forward_add(be, mixed(be, ws, n_sequences, x), gamma, out);
+    }
+
+private:
+    Mat<B> mixed(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x) const {
         const std::size_t d = qkv.d_in(), head_dim = d / n_heads;
-        Mat<B>            all = ws.mat(x.rows(), 3 * d), mixed = ws.mat(x.rows(), d);
+        Mat<B>            all = ws.mat(x.rows(), 3 * d), y = ws.mat(x.rows(), d);
         qkv.forward(be, x, all);
         ops::attention<B>(be, all.cols(0, d), all.cols(d, d), all.cols(2 * d, d),
                           {.n_heads = n_heads, .n_kv_heads = n_heads, .head_dim = head_dim, .n_sequences = n_sequences,
                            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))},
-                          mixed);
-        proj.forward_add(be, mixed, gamma, out);
+                          y);
+        return y;
     }
 };
 

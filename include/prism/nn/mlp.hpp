@@ -33,7 +33,7 @@ struct Mlp {
     }
 };
 
-/// out += down_proj(silu(gate_proj(x)) * up_proj(x)), without biases. x [n, d], out [n, d]; out must not be x.
+/// down_proj(silu(gate_proj(x)) * up_proj(x)), without biases. x [n, d], out [n, d].
 /// Source: transformers, models/llama/modeling_llama.py, class LlamaMLP.
 template <Backend B>
 struct GatedMlp {
@@ -45,8 +45,19 @@ struct GatedMlp {
     GatedMlp() = default;
     GatedMlp(std::size_t d, std::size_t d_ff) : gate_proj(d, d_ff, false), up_proj(d, d_ff, false), down_proj(d_ff, d, false) {}
 
+    /// out = mlp(x); out may be x.
+    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
+        auto scope = ws.scope();
+        down_proj.forward(be, gated(be, ws, x), out);
+    }
+    /// out += mlp(x)
     void forward_add(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
-        auto   scope = ws.scope();
+        auto scope = ws.scope();
+        down_proj.forward_add(be, gated(be, ws, x), {}, out);
+    }
+
+private:
+    Mat<B> gated(B& be, Workspace<B>& ws, In<B> x) const {
         Mat<B> h = ws.mat(x.rows(), gate_proj.d_out());
         if (gate_proj.weight.dtype() == up_proj.weight.dtype()) {
             ops::gated_linear<B>(be, x, gate_proj.weight.any(), up_proj.weight.any(), h);
@@ -56,7 +67,7 @@ struct GatedMlp {
             up_proj.forward(be, x, up);
             ops::silu_mul<B>(be, h, up, h);
         }
-        down_proj.forward_add(be, h, {}, out);
+        return h;
     }
 };
 

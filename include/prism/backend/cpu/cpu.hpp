@@ -82,7 +82,7 @@ public:
         auto              buffer = std::make_shared<Buffer<host>>(allocate(rows * bytes));
         auto* const       to = static_cast<std::byte*>(buffer->data());
         if (t.dtype == wanted) {
-            if (rows * bytes) std::memcpy(to, dense.data, rows * bytes);
+            if (dense.data) std::memcpy(to, dense.data, rows * bytes);
         } else {
             parallel_for(rows, std::max<std::size_t>(1, 65536 / std::max<std::size_t>(1, cols)), [&](std::size_t first, std::size_t last) {
                 for (std::size_t i = first; i < last; ++i) cpu::KernelTables<>::fill_row(dense, wanted, cols, i, to + i * bytes);

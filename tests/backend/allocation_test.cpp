@@ -8,10 +8,40 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
+#include <mutex>
+
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#include <dlfcn.h>
+#include <pthread.h>
+#define PRISM_TEST_COUNTS_LOCKS
+#endif
+
 using namespace prism;
 using namespace prism::test;
 
-TEST_CASE("backend: once every thread has run a tile, forward passes of towers and decoders allocate nothing") {
+namespace {
+std::atomic<std::size_t> locks{0};
+}
+
+#if defined(PRISM_TEST_COUNTS_LOCKS)
+/// Every lock of this program comes by here.
+extern "C" int pthread_mutex_lock(pthread_mutex_t* mutex) noexcept {
+    using Lock = int (*)(pthread_mutex_t*);
+    static const auto next = reinterpret_cast<Lock>(dlsym(RTLD_NEXT, "pthread_mutex_lock"));
+    ++locks;
+    return next(mutex);
+}
+
+TEST_CASE("backend: locks are counted") {
+    const std::size_t before = locks;
+    std::mutex        mutex;
+    std::lock_guard   lock(mutex);
+    CHECK(locks == before + 1);
+}
+#endif
+
+TEST_CASE("backend: once every thread has run a tile, forward passes of towers and decoders allocate nothing and take no lock") {
     const VitConfig   eye{.image_size = 28, .patch_size = 7, .d_model = 48, .n_layers = 3, .n_heads = 4, .d_ff = 96, .n_registers = 2, .layer_scale = true};
     const LlamaConfig words{.vocab_size = 90, .d_model = 32, .d_ff = 72, .n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8};
     for (std::size_t threads : {1, 3}) {
@@ -44,9 +74,10 @@ TEST_CASE("backend: once every thread has run a tile, forward passes of towers a
             }
         };
         pass();
-        const std::size_t before = allocations;
+        const std::size_t before = allocations, locks_before = locks;
         for (int i = 0; i < 20; ++i) pass();
         const std::size_t taken = allocations - before;
+        CHECK(locks == locks_before);
         CHECK(taken <= threads - 1);  // the scratch of a thread that came too late for the first pass
     }
 }

@@ -5,8 +5,8 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <fstream>
 #include <memory>
@@ -45,7 +45,8 @@ inline std::size_t physical_cores() {
     return n ? n : 1;
 }
 
-/// Threads wait a few microseconds for the next loop by spinning, then sleep. The calling thread works too.
+/// Threads wait a few microseconds for the next loop by spinning, then sleep. The calling thread works too. A loop takes no
+/// lock and no memory: pieces are claimed with one atomic addition each.
 class ThreadPool {
 public:
     explicit ThreadPool(std::size_t n_threads) {
@@ -72,44 +73,29 @@ public:
             for (std::size_t p = 0; p < n_pieces; ++p) body(p * piece, p + 1 < n_pieces ? (p + 1) * piece : n);
             return;
         }
-        std::lock_guard caller(callers_);  // one loop at a time, also when several threads share the backend
-        Loop            loop{n, piece, n_pieces, const_cast<void*>(static_cast<const void*>(&body)), [](void* b, std::size_t begin, std::size_t end) {
-                      (*static_cast<std::remove_reference_t<Body>*>(b))(begin, end);
-                  }};
-        {
-            std::lock_guard lock(mutex_);
-            loop_ = &loop;
-            generation_.fetch_add(1, std::memory_order_release);
-        }
-        wake_.notify_all();
-        run(loop);
-        {   // no new worker may enter; those inside finish their pieces
-            std::lock_guard lock(mutex_);
-            loop_ = nullptr;
-        }
-        for (std::size_t spins = 0; loop.inside.load(std::memory_order_acquire) != 0; ++spins) pause(spins);
-        if (loop.error) std::rethrow_exception(loop.error);
+        while (busy_.test_and_set(std::memory_order_acquire)) busy_.wait(true);  // one loop at a time, also when several threads share the backend
+        n_ = n, piece_ = piece, n_pieces_ = n_pieces;
+        body_ = const_cast<void*>(static_cast<const void*>(&body));
+        call_ = [](void* b, std::size_t begin, std::size_t end) { (*static_cast<std::remove_reference_t<Body>*>(b))(begin, end); };
+        next_.store(0, std::memory_order_relaxed);
+        round_.fetch_add(1);  // odd: open
+        round_.notify_all();
+        run();
+        round_.fetch_add(1);  // even: nobody enters any more, and those inside finish their pieces
+        for (std::size_t spins = 0; working_.load() != 0; ++spins) pause(spins);
+        const std::exception_ptr error = std::exchange(error_, nullptr);
+        busy_.clear(std::memory_order_release);
+        busy_.notify_one();
+        if (error) std::rethrow_exception(error);
     }
 
 private:
     void stop() {
-        {
-            std::lock_guard lock(mutex_);
-            stop_ = true;
-            generation_.fetch_add(1, std::memory_order_release);
-        }
-        wake_.notify_all();
+        stop_.store(true);
+        round_.fetch_add(2);
+        round_.notify_all();
         for (auto& w : workers_) w.join();
     }
-
-    struct Loop {
-        std::size_t n, piece, n_pieces;
-        void*       body;
-        void (*call)(void*, std::size_t, std::size_t);
-        std::atomic<std::size_t> next{0}, inside{0};
-        std::mutex               error_mutex{};
-        std::exception_ptr       error{};
-    };
 
     static void pause(std::size_t spins) {
         if (spins < spin_limit) {
@@ -121,36 +107,32 @@ private:
         }
     }
 
-    static void run(Loop& loop) {
+    void run() {
         inside_ = true;
         try {
-            for (std::size_t p; (p = loop.next.fetch_add(1, std::memory_order_relaxed)) < loop.n_pieces;)
-                loop.call(loop.body, p * loop.piece, p + 1 < loop.n_pieces ? (p + 1) * loop.piece : loop.n);
+            for (std::size_t p; (p = next_.fetch_add(1, std::memory_order_relaxed)) < n_pieces_;)
+                call_(body_, p * piece_, p + 1 < n_pieces_ ? (p + 1) * piece_ : n_);
         } catch (...) {
-            loop.next.store(loop.n_pieces, std::memory_order_relaxed);
-            std::lock_guard lock(loop.error_mutex);
-            if (!loop.error) loop.error = std::current_exception();
+            next_.store(n_pieces_, std::memory_order_relaxed);
+            std::lock_guard lock(error_mutex_);
+            if (!error_) error_ = std::current_exception();
         }
         inside_ = false;
     }
 
     void work() {
-        std::size_t seen = 0;
+        std::uint32_t seen = 0;
         for (;;) {
-            for (std::size_t spins = 0; spins < spin_limit && generation_.load(std::memory_order_acquire) == seen; ++spins)
-                pause(spins);
-            Loop* loop = nullptr;
-            {
-                std::unique_lock lock(mutex_);
-                wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
-                seen = generation_.load(std::memory_order_relaxed);
-                if (stop_) return;
-                loop = loop_;
-                if (loop) loop->inside.fetch_add(1, std::memory_order_relaxed);
-            }
-            if (!loop) continue;
-            run(*loop);
-            loop->inside.fetch_sub(1, std::memory_order_release);
+            for (std::size_t spins = 0; spins < spin_limit && round_.load(std::memory_order_relaxed) == seen; ++spins) pause(spins);
+            round_.wait(seen);
+            seen = round_.load();
+            if (stop_.load()) return;
+            if (seen % 2 == 0) continue;
+            // Either this thread sees that the loop has been closed, or whoever closes it sees this thread at work; only
+            // then may the loop's fields be read.
+            working_.fetch_add(1);
+            if (round_.load() == seen) run();
+            working_.fetch_sub(1);
         }
     }
 
@@ -158,11 +140,18 @@ private:
 
     inline static thread_local bool inside_ = false;
 
-    std::mutex               callers_, mutex_;
-    std::condition_variable  wake_;
-    std::atomic<std::size_t> generation_{0};
-    Loop*                    loop_ = nullptr;
-    bool                     stop_ = false;
+    // The loop that is open. Written only while no thread works on one.
+    std::size_t n_ = 0, piece_ = 0, n_pieces_ = 0;
+    void*       body_ = nullptr;
+    void (*call_)(void*, std::size_t, std::size_t) = nullptr;
+
+    alignas(64) std::atomic<std::size_t> next_{0};       // piece
+    alignas(64) std::atomic<std::uint32_t> round_{0};    // odd while a loop is open
+    alignas(64) std::atomic<std::size_t> working_{0};    // threads other than the caller that are in the loop
+    std::atomic_flag         busy_{};
+    std::atomic<bool>        stop_{false};
+    std::mutex               error_mutex_;
+    std::exception_ptr       error_;
     std::vector<std::thread> workers_;  // last: they use everything above
 };
 

@@ -91,16 +91,26 @@ void resize(benchmark::State& state) {
 }
 BENCHMARK(resize)->Arg(384)->Arg(224)->Unit(benchmark::kMillisecond);
 
-void resize_portable(benchmark::State& state) {
+template <class Kernel>
+void resize_with(benchmark::State& state) {
+    if constexpr (requires { Kernel::available(); })
+        if (!Kernel::available()) return state.SkipWithError("this processor lacks the instructions");
     const auto   side = static_cast<std::size_t>(state.range(0));
     const Image& image = picture();
     Image        out = Image::sized(side, side);
-    for (auto _ : state)
-        image_detail::resize_window<image_detail::PortableResize>({image, {image.height(), image.width()}},
-                                                                  {side, side}, {0, 0, side, side}, out.view());
-    state.SetLabel("the same without SIMD instructions chosen at run time");
+    for (auto _ : state) {
+        image_detail::WindowResizing<Kernel>{
+            {image, {image.height(), image.width()}}, {side, side}, {0, 0, side, side}, out.view()}
+            .advance(image.height());
+        benchmark::ClobberMemory();
+    }
+    state.SetLabel("the same with these instructions");
 }
-BENCHMARK(resize_portable)->Arg(384)->Unit(benchmark::kMillisecond);
+#if defined(__x86_64__) && defined(__GNUC__)
+BENCHMARK(resize_with<image_detail::Avx512Resize>)->Name("resize_avx512")->Arg(384)->Unit(benchmark::kMillisecond);
+BENCHMARK(resize_with<image_detail::Avx2Resize>)->Name("resize_avx2")->Arg(384)->Unit(benchmark::kMillisecond);
+#endif
+BENCHMARK(resize_with<image_detail::PortableResize>)->Name("resize_portable")->Arg(384)->Unit(benchmark::kMillisecond);
 
 void transform(benchmark::State& state) {
     const ImageTransform whole{.stats = statistics::half, .size = 384};

@@ -4,11 +4,16 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <random>
 #include <string>
+#include <thread>
+#include <tuple>
 #include <vector>
 
 using namespace prism;
@@ -117,23 +122,136 @@ TEST_CASE("image/resize: a window of a padded picture is that window of the whol
         }
 }
 
+namespace {
+
+template <class Kernel>
+Image window_with(const Canvas& canvas, Size to, Window part) {
+    Image out = Image::sized(part.height, part.width);
+    image_detail::WindowResizing<Kernel>{canvas, to, part, out.view()}.advance(canvas.image.height());
+    return out;
+}
+
+/// 1, neighbours of the widths that kernels work in, and primes.
+constexpr std::array<std::size_t, 16> odd_sizes{1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 21, 22, 31, 64, 97, 211};
+
+}  // namespace
+
 #if defined(__x86_64__) && defined(__GNUC__)
-TEST_CASE("image/resize: AVX2 and plain C++ give the same bytes") {
-    if (!image_detail::Avx2Resize::available()) return;
-    std::mt19937 random{3};
-    for (int i = 0; i < 300; ++i) {
-        const auto   size = [&] { return static_cast<std::size_t>(1 + random() % (i % 3 ? 70 : 400)); };
-        const Image  image = noise(size(), size(), random());
-        const Size   to{size(), size()};
-        const Canvas canvas{image, {image.height() + random() % 9, image.width() + random() % 9}, 0, 0, {200, 3, 77}};
-        Image        fast = Image::sized(to.height, to.width), plain = fast;
-        const Window all{0, 0, to.height, to.width};
-        image_detail::resize_window<image_detail::Avx2Resize>(canvas, to, all, fast.view());
-        image_detail::resize_window<image_detail::PortableResize>(canvas, to, all, plain.view());
-        CHECK(fast.pixels == plain.pixels);
+TEST_CASE_TEMPLATE("image/resize: every instruction set gives the bytes of plain C++", Kernel, image_detail::Avx2Resize,
+                   image_detail::Avx512Resize) {
+    using image_detail::PortableResize;
+    if (!Kernel::available()) {
+        MESSAGE("not tested: this processor lacks the instructions");
+        return;
+    }
+    const auto same = [](const Canvas& canvas, Size to, Window part) {
+        return window_with<Kernel>(canvas, to, part).pixels == window_with<PortableResize>(canvas, to, part).pixels;
+    };
+    SUBCASE("up and down to every odd size, along either axis") {
+        for (const std::size_t from : odd_sizes)
+            for (const std::size_t to : odd_sizes)
+                for (const std::size_t other : {std::size_t{1}, std::size_t{6}, std::size_t{13}}) {
+                    CAPTURE(from);
+                    CAPTURE(to);
+                    const Image wide = noise(other, from, 11), high = noise(from, other, 12);
+                    CHECK(same({wide, {other, from}}, {other, to}, {0, 0, other, to}));
+                    CHECK(same({high, {from, other}}, {to, other}, {0, 0, to, other}));
+                }
+    }
+    SUBCASE("windows of pictures anywhere on a canvas") {
+        std::mt19937 random{3};
+        for (int i = 0; i < 300; ++i) {
+            const auto   up_to = [&](std::size_t n) { return static_cast<std::size_t>(random() % (n + 1)); };
+            const auto   size = [&] { return 1 + up_to(i % 3 ? 70 : 400); };
+            const Image  image = noise(size(), size(), random());
+            const Size   to{size(), size()};
+            const Size   margin{up_to(i % 2 ? 9 : 200), up_to(i % 2 ? 9 : 200)};
+            const Canvas canvas{image,
+                                {image.height() + margin.height, image.width() + margin.width},
+                                up_to(margin.height),
+                                up_to(margin.width),
+                                {200, 3, 77}};
+            Window       part{up_to(to.height - 1), up_to(to.width - 1), 0, 0};
+            part.height = 1 + up_to(to.height - part.top - 1);
+            part.width = 1 + up_to(to.width - part.left - 1);
+            CHECK(same(canvas, to, {0, 0, to.height, to.width}));
+            CHECK(same(canvas, to, part));
+        }
+    }
+    SUBCASE("black and white, where the cubic overshoots most") {
+        std::mt19937 random{4};
+        Image        image = Image::sized(83, 89);
+        for (auto& value : image.pixels) value = random() % 2 ? 255 : 0;
+        for (const Size to : {Size{37, 41}, Size{83, 89}, Size{167, 163}, Size{3, 997}})
+            CHECK(same({image, {83, 89}}, to, {0, 0, to.height, to.width}));
+    }
+    SUBCASE("very many taps") {
+        const Image line = noise(2, 300'007, 13);
+        CHECK(same({line, {2, 300'007}}, {2, 3}, {0, 0, 2, 3}));
     }
 }
 #endif
+
+#if defined(__x86_64__) && defined(__GNUC__)
+using Kernels = std::tuple<image_detail::PortableResize, image_detail::Avx2Resize, image_detail::Avx512Resize>;
+#else
+using Kernels = std::tuple<image_detail::PortableResize>;
+#endif
+
+TEST_CASE_TEMPLATE_DEFINE("image/resize: rows that arrive one by one, or many at once, make the same bytes", Kernel,
+                          arriving_rows) {
+    if constexpr (requires { Kernel::available(); })
+        if (!Kernel::available()) return;
+    std::mt19937 random{5};
+    for (const std::size_t width : odd_sizes)
+        for (const Size to : {Size{7, 11}, Size{100, 90}, Size{59, 1}}) {
+            const Image  image = noise(59, width, random());
+            const Canvas canvas{image, {70, width + 3}, 6, 2, {9, 8, 7}};
+            const Window part{to.height / 3, 0, to.height - to.height / 3, to.width};
+            const Image  whole = window_with<Kernel>(canvas, to, part);
+            for (const std::size_t step : {1, 13, 58}) {
+                // What has not arrived is noise of another seed, which must not be looked at.
+                Image                                arriving = noise(59, width, random()), out = whole;
+                image_detail::WindowResizing<Kernel> resizing{
+                    {arriving, canvas.size, canvas.top, canvas.left, canvas.fill}, to, part, out.view()};
+                out.pixels.fill(0);
+                std::size_t done = 0;
+                for (std::size_t n = 0; n < 59;) {
+                    const std::size_t more = std::min(step, 59 - n);
+                    std::copy_n(image.row(n), more * image.row_bytes(), arriving.row(n));
+                    n += more;
+                    const std::size_t now = resizing.advance(n);
+                    CHECK(now >= done);
+                    done = now;
+                    CHECK(cut(out, {0, 0, done, to.width}).pixels == cut(whole, {0, 0, done, to.width}).pixels);
+                }
+                CHECK(done == part.height);
+            }
+        }
+}
+
+TEST_CASE_TEMPLATE_DEFINE("image/resize: a picture may grow in another thread meanwhile", Kernel, growing_picture) {
+    // ThreadSanitizer tells here whether more is read than has arrived.
+    if constexpr (requires { Kernel::available(); })
+        if (!Kernel::available()) return;
+    for (const std::size_t width : odd_sizes) {
+        const Image                          whole = noise(120, width, 6);
+        Image                                image = Image::sized(120, width), out = Image::sized(50, 31);
+        std::atomic<std::size_t>             arrived = 0;
+        std::thread                          writer{[&] {
+            for (std::size_t y = 0; y < 120; ++y) {
+                for (std::size_t i = 0; i < image.row_bytes(); ++i) image.row(y)[i] = whole.row(y)[i];
+                arrived = y + 1;
+            }
+        }};
+        image_detail::WindowResizing<Kernel> resizing{{image, {120, width}}, {50, 31}, {0, 0, 50, 31}, out.view()};
+        for (std::size_t n = 0; n < 120;) resizing.advance(n = arrived);
+        writer.join();
+        CHECK(out.pixels == window_with<Kernel>({whole, {120, width}}, {50, 31}, {0, 0, 50, 31}).pixels);
+    }
+}
+TEST_CASE_TEMPLATE_APPLY(arriving_rows, Kernels);
+TEST_CASE_TEMPLATE_APPLY(growing_picture, Kernels);
 
 TEST_CASE("image/resize: a line of a million pixels takes memory and time in proportion") {
     const std::size_t n = 1'000'003;

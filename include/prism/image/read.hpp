@@ -38,6 +38,9 @@ struct ReadOptions {
 
 namespace image_detail {
 
+/// Told while a picture is decoded: its first `n_rows` rows are there and stay as they are. The last call has all rows.
+using OnRows = std::function<void(std::size_t n_rows)>;
+
 /// Throws FormatError unless the picture is within the limit and `data_bytes` can hold it at all. A format packs at
 /// most `pixels_per_byte` pixels into a byte, so that memory is taken in proportion to what is really there.
 inline void check_picture_size(const std::string& name, std::uint64_t byte, std::uint64_t height, std::uint64_t width,
@@ -63,16 +66,16 @@ public:
         check(spng_set_png_stream(context_.get(), &PngReader::feed, this));
     }
 
-    Image read(std::uint64_t max_pixels) {
+    void read(const ReadOptions& options, Image& image, const OnRows& on_rows) {
         spng_ihdr header{};
         check(spng_get_ihdr(context_.get(), &header));
         // Deflate shrinks by 1032 at most, and a pixel has one bit at least.
-        check_picture_size(name_, at_, header.height, header.width, max_pixels, bytes_.size(),
+        check_picture_size(name_, at_, header.height, header.width, options.max_pixels, bytes_.size(),
                            1032 * std::uint64_t{8} / std::max(1U, bits_per_pixel(header)));
 
         std::size_t stored_bytes = 0;
         check(spng_decoded_image_size(context_.get(), SPNG_FMT_RAW, &stored_bytes));
-        Image image = Image::sized(header.height, header.width);
+        image = Image::sized(header.height, header.width);
         if (header.color_type == SPNG_COLOR_TYPE_TRUECOLOR && header.bit_depth == 8) {
             decode(image.row(0), stored_bytes);
         } else {
@@ -85,7 +88,7 @@ public:
         }
         check(spng_decode_chunks(context_.get()));
         if (cut_off_) check(SPNG_EOF);  // libspng does without an end
-        return image;
+        if (on_rows) on_rows(image.height());
     }
 
 private:
@@ -219,7 +222,7 @@ public:
     JpegReader& operator=(const JpegReader&) = delete;
     ~JpegReader() { jpeg_destroy_decompress(&jpeg_); }
 
-    Image read(const ReadOptions& options) {
+    void read(const ReadOptions& options, Image& image, const OnRows& on_rows) {
         if (!read_header()) fail();
         if (jpeg_.num_components != 1 && jpeg_.num_components != 3)
             throw FormatError{name_, at(),
@@ -227,12 +230,16 @@ public:
                                                         : "JPEG: neither grey nor of three colours"};
         // A block of 8 x 8 takes one bit at least.
         check_picture_size(name_, at(), jpeg_.image_height, jpeg_.image_width, options.max_pixels, bytes_.size(), 512);
-        Image image = Image::sized(jpeg_.image_height, jpeg_.image_width);
-        if (!decode(image.row(0), image.row_bytes())) fail();
+        image = Image::sized(jpeg_.image_height, jpeg_.image_width);
+        if (!start()) fail();
+        while (jpeg_.output_scanline < jpeg_.output_height) {
+            if (!decode_rows(image.row(0), image.row_bytes())) fail();
+            if (on_rows) on_rows(jpeg_.output_scanline);
+        }
+        if (!finish()) fail();
         if (cut_off_ && !options.on_warning) fail();
         if (cut_off_) options.on_warning(name_ + ": cut off: the picture is incomplete");
         else if (errors_.num_warnings > 0 && options.on_warning) options.on_warning(name_ + ": " + warning_.data());
-        return image;
     }
 
 private:
@@ -248,14 +255,25 @@ private:
         return true;
     }
 
-    bool decode(std::uint8_t* rows, std::size_t row_bytes) noexcept {
+    bool start() noexcept {
         if (setjmp(jump_)) return false;
         jpeg_.out_color_space = JCS_RGB;
         jpeg_start_decompress(&jpeg_);
-        while (jpeg_.output_scanline < jpeg_.output_height) {
+        return true;
+    }
+
+    /// The next rows of the picture that begins at `rows`.
+    bool decode_rows(std::uint8_t* rows, std::size_t row_bytes) noexcept {
+        if (setjmp(jump_)) return false;
+        for (JDIMENSION k = 0; k < rows_at_once && jpeg_.output_scanline < jpeg_.output_height; ++k) {
             JSAMPROW row = rows + jpeg_.output_scanline * row_bytes;
             jpeg_read_scanlines(&jpeg_, &row, 1);
         }
+        return true;
+    }
+
+    bool finish() noexcept {
+        if (setjmp(jump_)) return false;
         jpeg_finish_decompress(&jpeg_);
         return true;
     }
@@ -266,6 +284,8 @@ private:
         const std::string problem = cut_off_ ? "cut off" : problem_.data();
         throw FormatError{name_, at(), "JPEG: " + problem};
     }
+
+    static constexpr JDIMENSION rows_at_once = 64;  // between two words to who follows
 
     std::span<const std::byte>        bytes_;
     const std::string&                name_;
@@ -282,18 +302,25 @@ inline bool starts_with(std::span<const std::byte> bytes, std::string_view magic
     return bytes.size() >= magic.size() && std::memcmp(bytes.data(), magic.data(), magic.size()) == 0;
 }
 
+/// decode_image into `image`, which stays where it is meanwhile.
+inline void decode_into(std::span<const std::byte> bytes, const std::string& name, const ReadOptions& options,
+                        Image& image, const OnRows& on_rows = {}) {
+    using namespace std::string_view_literals;
+    if (starts_with(bytes, "\x89PNG\r\n\x1a\n"sv)) return PngReader{bytes, name}.read(options, image, on_rows);
+    if (starts_with(bytes, "\xff\xd8\xff"sv)) return JpegReader{bytes, name}.read(options, image, on_rows);
+    throw FormatError{
+        name, 0, bytes.empty() ? "an empty file, where a picture is needed" : "neither PNG nor JPEG by its content"};
+}
+
 }  // namespace image_detail
 
 /// The picture in `bytes`: PNG of any kind, or JPEG, grey or colour. `name` is for messages. Alpha is dropped without
 /// blending; the orientation in EXIF, gamma and colour profiles are not applied.
 /// Throws FormatError on anything else: another format, CMYK, damage, an early end, more pixels than allowed.
 inline Image decode_image(std::span<const std::byte> bytes, const std::string& name, const ReadOptions& options = {}) {
-    using namespace std::string_view_literals;
-    if (image_detail::starts_with(bytes, "\x89PNG\r\n\x1a\n"sv))
-        return image_detail::PngReader{bytes, name}.read(options.max_pixels);
-    if (image_detail::starts_with(bytes, "\xff\xd8\xff"sv)) return image_detail::JpegReader{bytes, name}.read(options);
-    throw FormatError{
-        name, 0, bytes.empty() ? "an empty file, where a picture is needed" : "neither PNG nor JPEG by its content"};
+    Image image;
+    image_detail::decode_into(bytes, name, options, image);
+    return image;
 }
 
 /// The picture in a file, as decode_image. Throws LoadError when it cannot be read.

@@ -6,10 +6,10 @@
 //
 // One struct covers the families; what a published one needs:
 //     Prismatic, native   .stats, .strategy and .size of each tower; CLIP B/16 at 224 also has .resize_to = 248
-//     OpenVLA (HF)        .stats from tvf_normalize_params; a letterbox is made once, with the last tower's colour:
-//     .fill OpenVLA fine-tuned  the same and .centre_crop_area = 0.9f LLaVA-1.5 (HF)      Resize::crop,
-//     statistics::clip, .margin = Margin::floor LLaVA-1.5 (liuhaotian), image_aspect_ratio "pad"    Resize::pad and the
-//     same
+//     OpenVLA (HF)        .stats from tvf_normalize_params; a letterbox is made once, with the last tower's .fill
+//     OpenVLA fine-tuned  the same and .centre_crop_area = 0.9f
+//     LLaVA-1.5 (HF)      Resize::crop, statistics::clip, .margin = Margin::floor
+//     LLaVA-1.5 (liuhaotian), image_aspect_ratio "pad"    Resize::pad and the same
 #pragma once
 
 #include "prism/core/error.hpp"
@@ -88,24 +88,59 @@ struct ImageTransform {
 
     /// Writes out [3, size, size]. Throws ConfigError on options that cannot be used, ShapeError on an empty picture or
     /// an `out` of another shape.
-    void apply(const Image& image, View<float, host, dyn, dyn, dyn> out) const {
-        expect("ImageTransform", "out", {3, size, size}, out);
-        normalise(square(image), out);
-    }
+    void apply(const Image& image, View<float, host, dyn, dyn, dyn> out) const;
 
     /// The 8-bit picture [size, size, 3] that is then normalised.
     Image square(const Image& image) const {
-        expect_pixels("ImageTransform", image);
-        if (size == 0) throw ConfigError{"size", "0", "at least 1"};
-        if (resize_to == std::size_t{0}) throw ConfigError{"resize_to", "0", "at least 1"};
-        if (!centre_crop_area) return square_whole(image);
-        if (!(*centre_crop_area > 0 && *centre_crop_area <= 1))
-            throw ConfigError{"centre_crop_area", std::to_string(*centre_crop_area), "over 0, at most 1"};
-        return square_whole(crop_and_resize(image, Box::central(*centre_crop_area), {size, size}));
+        check(image);
+        if (centre_crop_area)
+            return square_whole(crop_and_resize(image, Box::central(*centre_crop_area), {size, size}));
+        return square_whole(image);
     }
 
 private:
+    friend class TransformStream;
+
+    /// What becomes of a picture: the canvas resized to `to`, and of that `part` put into the square at (top, left).
+    struct Placement {
+        Canvas      canvas;
+        Size        to;
+        Window      part;
+        std::size_t top, left;
+    };
+
+    void check(const Image& image) const {
+        expect_pixels("ImageTransform", image);
+        if (size == 0) throw ConfigError{"size", "0", "at least 1"};
+        if (resize_to == std::size_t{0}) throw ConfigError{"resize_to", "0", "at least 1"};
+        if (centre_crop_area && !(*centre_crop_area > 0 && *centre_crop_area <= 1))
+            throw ConfigError{"centre_crop_area", std::to_string(*centre_crop_area), "over 0, at most 1"};
+    }
+
     Image square_whole(const Image& image) const {
+        const Placement place = placement(image);
+        Image           out = blank(place);
+        start(place, out).advance(image.height());
+        return out;
+    }
+
+    /// The square, black where no picture will be.
+    Image blank(const Placement& place) const {
+        Image out = Image::sized(size, size);
+        if (place.part.height < size || place.part.width < size) out.pixels.fill(0);
+        return out;
+    }
+
+    static BicubicStream start(const Placement& place, Image& square) {
+        return {place.canvas,
+                place.to,
+                place.part,
+                {square.row(place.top) + 3 * place.left,
+                 {place.part.height, place.part.width, 3},
+                 {square.row_bytes(), 3, 1}}};
+    }
+
+    Placement placement(const Image& image) const {
         const std::size_t h = image.height(), w = image.width(), side = std::max(h, w);
         const std::size_t top = (side - h) / 2, left = (side - w) / 2;
         switch (strategy) {
@@ -125,7 +160,7 @@ private:
         return colour;
     }
 
-    Image shorter_side(const Canvas& canvas) const {
+    Placement shorter_side(const Canvas& canvas) const {
         const std::size_t target = resize_to.value_or(size), shorter = std::min(canvas.size.height, canvas.size.width);
         const auto        scaled = [&](std::size_t side) {
             if (side == shorter) return target;
@@ -134,8 +169,8 @@ private:
         return centre(canvas, {scaled(canvas.size.height), scaled(canvas.size.width)});
     }
 
-    /// The middle of the canvas resized to `to`; black around it where that is smaller.
-    Image centre(const Canvas& canvas, Size to) const {
+    /// The middle of the canvas resized to `to`.
+    Placement centre(const Canvas& canvas, Size to) const {
         struct Span {
             std::size_t from, to, count;  // first pixel in the resized picture, in the square, and how many
         };
@@ -146,31 +181,74 @@ private:
             return {up ? half + 1 : half, 0, size};
         };
         const Span rows = middle(to.height), columns = middle(to.width);
-        Image      out = Image::sized(size, size);
-        if (rows.count < size || columns.count < size) out.pixels.fill(0);
-        resize_bicubic(canvas, to, {rows.from, columns.from, rows.count, columns.count},
-                       {out.row(rows.to) + 3 * columns.to, {rows.count, columns.count, 3}, {out.row_bytes(), 3, 1}});
-        return out;
+        return {canvas, to, {rows.from, columns.from, rows.count, columns.count}, rows.to, columns.to};
     }
+};
 
-    /// (v / 255 - mean) / std, each step rounded to f32, from [size, size, 3] to [3, size, size].
-    void normalise(const Image& image, View<float, host, dyn, dyn, dyn> out) const {
-        std::array<std::array<float, 256>, 3> value;
+/// An ImageTransform of a picture whose rows arrive from the top: what can be made of those is made at once.
+///
+///     TransformStream stream{transform, image, out};
+///     stream.advance(n_rows);           // any number of times
+///     stream.advance(image.height());   // now `out` is complete
+class TransformStream {
+public:
+    /// Throws as ImageTransform::apply. Keeps a reference to `image`, none to `transform`; reads no pixel yet.
+    TransformStream(const ImageTransform& transform, const Image& image, View<float, host, dyn, dyn, dyn> out)
+        : transform_(transform), image_(image), out_(out) {
+        expect("ImageTransform", "out", {3, transform.size, transform.size}, out);
+        transform.check(image);
         for (std::size_t c = 0; c < 3; ++c)
             for (std::size_t v = 0; v < 256; ++v)
-                value[c][v] = (static_cast<float>(v) / 255.0f - stats.mean[c]) / stats.std[c];
-        for (std::size_t y = 0; y < size; ++y) {
-            const std::uint8_t* pixel = image.row(y);
-            float*              red = out.data() + y * out.stride(1);
-            float*              green = red + out.stride(0);
-            float*              blue = green + out.stride(0);
-            for (std::size_t x = 0; x < size; ++x, pixel += 3) {
-                red[x] = value[0][pixel[0]];
-                green[x] = value[1][pixel[1]];
-                blue[x] = value[2][pixel[2]];
+                value_[c][v] = (static_cast<float>(v) / 255.0f - transform.stats.mean[c]) / transform.stats.std[c];
+        if (transform.centre_crop_area) return;  // needs the whole picture
+        const auto place = transform.placement(image);
+        square_ = transform.blank(place);
+        resizing_.emplace(ImageTransform::start(place, square_));
+        first_ = place.top;
+        n_resized_ = place.part.height;
+    }
+    TransformStream(const TransformStream&) = delete;
+    TransformStream& operator=(const TransformStream&) = delete;
+
+    /// The first `n_rows` rows of the picture are there and stay as they are.
+    void advance(std::size_t n_rows) {
+        if (resizing_) {
+            const std::size_t done = resizing_->advance(n_rows);
+            normalise(done == n_resized_ ? transform_.size : first_ + done);
+        } else if (n_rows == image_.height()) {
+            square_ = transform_.square(image_);
+            normalise(transform_.size);
+        }
+    }
+
+private:
+    /// (v / 255 - mean) / std, each step rounded to f32, for the rows of the square up to `end`.
+    void normalise(std::size_t end) {
+        for (; n_normalised_ < end; ++n_normalised_) {
+            const std::uint8_t* pixel = square_.row(n_normalised_);
+            float*              red = out_.data() + n_normalised_ * out_.stride(1);
+            float*              green = red + out_.stride(0);
+            float*              blue = green + out_.stride(0);
+            for (std::size_t x = 0; x < transform_.size; ++x, pixel += 3) {
+                red[x] = value_[0][pixel[0]];
+                green[x] = value_[1][pixel[1]];
+                blue[x] = value_[2][pixel[2]];
             }
         }
     }
+
+    ImageTransform                        transform_;
+    const Image&                          image_;
+    View<float, host, dyn, dyn, dyn>      out_;
+    std::array<std::array<float, 256>, 3> value_;
+    Image                                 square_;
+    std::optional<BicubicStream>          resizing_;
+    std::size_t                           first_ = 0, n_resized_ = 0;  // rows of the square that come of the picture
+    std::size_t                           n_normalised_ = 0;
 };
+
+inline void ImageTransform::apply(const Image& image, View<float, host, dyn, dyn, dyn> out) const {
+    TransformStream{*this, image, out}.advance(image.height());
+}
 
 }  // namespace prism

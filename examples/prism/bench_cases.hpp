@@ -36,7 +36,7 @@ struct BenchResult {
     Dtype         weights = Dtype::f32;
     double        seconds_min = 0, seconds_median = 0;
     std::uint64_t flops = 0, bytes = 0;  // of one run; bytes are those of weights and cache
-    Dtype         compute = Dtype::f32;
+    Compute       compute = Compute::exact;
     cpu::Form     form = cpu::Form::f32;  // of the rows that meet the weights
     MachineLimits limits;
 

@@ -22,7 +22,7 @@ struct UsageError : std::runtime_error {
 struct Common {
     std::filesystem::path model, vision_dir, llm_dir;
     std::size_t           threads = 0;  // 0: physical cores
-    std::string           backend = "cpu", weights = "as-stored", isa, compute = "f32";
+    std::string           backend = "cpu", weights = "as-stored", isa, compute = "exact";
     bool                  quiet = false, json = false;
 };
 

@@ -47,7 +47,7 @@ const Vlm& Model::vlm() const {
 }
 
 Cpu open_backend(const Common& common) { return Cpu{{.threads = common.threads, .isa = common.isa.empty() ? best_isa() : isa_from_name(common.isa),
-                                                      .compute = common.compute == "bf16" ? Dtype::bf16 : Dtype::f32}}; }
+                                                      .compute = common.compute == "fast" ? Compute::fast : Compute::exact}}; }
 
 std::filesystem::path model_folder(const Common& common, Default which) {
     for (const auto& part : {common.vision_dir, common.llm_dir})

@@ -117,12 +117,12 @@ TEST_CASE_TEMPLATE("quant/linear: products with blocks agree with the values tha
                             const double term = static_cast<double>(x[i * d_in + k]) * static_cast<double>(w.values[j * d_in + k]);
                             sum += term, magnitudes += std::fabs(term);
                         }
-                        // Rows are rounded to 127 steps of the largest value of their group.
+                        // Rows are pairs: 256 steps to each of the 127 steps of the largest value of their group.
                         for (std::size_t g = 0; g < d_in; g += 32) {
                             double most = 0, weights = 0;
                             for (std::size_t k = g; k < std::min(g + 32, d_in); ++k)
                                 most = std::max(most, std::fabs(static_cast<double>(x[i * d_in + k]))), weights += std::fabs(static_cast<double>(w.values[j * d_in + k]));
-                            inexact += most / 127 / 2 * weights;
+                            inexact += most / 127 / 256 * weights;
                         }
                         const double bound = inexact * 1.0001 + magnitudes * 0x1p-23 * (8 + std::sqrt(static_cast<double>(d_in)));
                         CHECK(std::fabs(static_cast<double>(one[i * d_out + j]) - sum) <= bound);

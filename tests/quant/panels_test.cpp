@@ -44,14 +44,14 @@ struct Both {
 
 struct Setting {
     Isa   isa;
-    Dtype compute;
+    Compute compute;
 };
 
 /// Every way to multiply on this processor.
 std::vector<Setting> settings() {
     std::vector<Setting> all;
     for (Isa isa : isas())
-        for (Dtype compute : {Dtype::f32, Dtype::bf16}) all.push_back({isa, compute});
+        for (Compute compute : {Compute::exact, Compute::fast}) all.push_back({isa, compute});
     return all;
 }
 
@@ -116,13 +116,15 @@ TEST_CASE_TEMPLATE("quant/panels: a row gives the same bits alone and among othe
 
 TEST_CASE_TEMPLATE("quant/panels: products in int8 have the bits of one another in AVX-512, VNNI and AMX", F, q8, q4, q4m) {
     if (best_isa() < Isa::avx512_bf16) return;
-    Cpu               plain{{.threads = 1, .isa = Isa::avx512}};
-    const Both<F>     w{plain, 50, 700, 6};
-    const auto        x = normal(33 * 700, 7), expected = product(plain, x, 700, w.in_panels());
-    for (Isa isa : {Isa::avx512_bf16, Isa::amx}) {
-        if (isa > best_isa()) continue;
-        Cpu be{{.threads = 1, .isa = isa}};
-        CHECK(product(be, x, 700, w.in_panels()) == expected);
+    for (Compute compute : {Compute::exact, Compute::fast}) {
+        Cpu           plain{{.threads = 1, .isa = Isa::avx512, .compute = compute}};
+        const Both<F> w{plain, 50, 700, 6};
+        const auto    x = normal(33 * 700, 7), expected = product(plain, x, 700, w.in_panels());
+        for (Isa isa : {Isa::avx512_bf16, Isa::amx}) {
+            if (isa > best_isa()) continue;
+            Cpu be{{.threads = 1, .isa = isa, .compute = compute}};
+            CHECK(product(be, x, 700, w.in_panels()) == expected);
+        }
     }
 }
 
@@ -134,7 +136,7 @@ TEST_CASE("quant/panels: bf16 weights give what f32 arithmetic gives, and half i
         const Both<bf16>  w{be, n, k, 8};
         const auto        x = normal(m * k, 9), y = product(be, x, k, w.in_panels());
         // f32: sums of k terms in f32, and rows exact to 2^-17 at least. bf16: rows to 2^-9.
-        const bool rounded = compute == Dtype::bf16 && isa >= Isa::avx512_bf16;
+        const bool rounded = compute == Compute::fast && isa >= Isa::avx512_bf16;
         for (std::size_t i = 0; i < m; ++i)
             for (std::size_t j = 0; j < n; ++j) {
                 double sum = 0, magnitudes = 0;
@@ -144,6 +146,34 @@ TEST_CASE("quant/panels: bf16 weights give what f32 arithmetic gives, and half i
                 }
                 REQUIRE(std::fabs(static_cast<double>(y[i * n + j]) - sum) <= magnitudes * ((rounded ? 0x1p-9 : 0x1p-17) + 0x1p-24 * static_cast<double>(k)));
             }
+    }
+}
+
+TEST_CASE_TEMPLATE("quant/panels: products with blocks are those of their values, and rounded rows err by half a step", F, q8, q4, q4m) {
+    for (const auto& [isa, compute] : settings()) {
+        CAPTURE(to_string(isa));
+        Cpu               be{{.threads = 2, .isa = isa, .compute = compute}};
+        const std::size_t n = 40, k = 1000, m = 20, stride = blocks_per_row<F>(k);
+        const Both<F>     w{be, n, k, 8};
+        const auto        x = normal(m * k, 9), y = product(be, x, k, w.in_panels());
+        std::vector<float> values(stride * F::values_per_block);
+        for (std::size_t j = 0; j < n; ++j) {
+            F::decode(std::span(w.blocks).subspan(j * stride, stride), values);
+            for (std::size_t i = 0; i < m; ++i) {
+                double sum = 0, magnitudes = 0, steps = 0;
+                for (std::size_t g = 0; g < k; g += 32) {
+                    double most = 0, weights = 0;
+                    for (std::size_t p = g; p < std::min(g + 32, k); ++p) {
+                        const double term = static_cast<double>(x[i * k + p]) * static_cast<double>(values[p]);
+                        sum += term, magnitudes += std::fabs(term), weights += std::fabs(static_cast<double>(values[p]));
+                        most = std::max(most, std::fabs(static_cast<double>(x[i * k + p])));
+                    }
+                    steps += most / 127 * weights;
+                }
+                const double rounding = steps * (compute == Compute::fast ? 0.5 : 1.0 / 256);
+                REQUIRE(std::fabs(static_cast<double>(y[i * n + j]) - sum) <= 1.001 * rounding + magnitudes * 0x1p-23 * 40);
+            }
+        }
     }
 }
 

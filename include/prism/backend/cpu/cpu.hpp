@@ -27,13 +27,16 @@
 
 namespace prism {
 
+/// How products take their rows. Weights are what they are in both.
+enum class Compute : std::uint8_t {
+    exact,  // as in f32 arithmetic: with bf16 weights to 2^-16 of a value at least, with blocks to 2^-16 of the largest of 32
+    fast,   // rounded to bf16 for bf16 weights, to int8 for blocks, where the processor is faster then; so is attention
+};
+
 struct CpuOptions {
     std::size_t threads = 0;      // 0: as many as physical cores
     Isa         isa = best_isa();  // a smaller set than the processor has may be asked for
-    /// In which type products with bf16 weights take their rows. f32: what f32 arithmetic on those weights gives. bf16:
-    /// rounded first, as PyTorch does in bf16, and so is attention of many rows; faster on processors with instructions
-    /// for it, and f32 on others.
-    Dtype compute = Dtype::f32;
+    Compute     compute = Compute::exact;
 };
 
 /// Owns its threads. Work is cut over outputs, so results are the same bits at any number of threads. One backend may
@@ -51,7 +54,7 @@ public:
 
     std::size_t         threads() const { return pool_.size(); }
     Isa                 isa() const { return isa_; }
-    Dtype               compute() const { return compute_; }
+    Compute             compute() const { return compute_; }
     /// Floating-point operations done so far, counted as Dry counts them. Other threads may ask while work goes on: with
     /// the cost of a dry run, that tells how far it is.
     std::uint64_t flops_done() const { return flops_.load(std::memory_order_relaxed); }
@@ -215,7 +218,7 @@ public:
         const std::size_t n_tasks = shape.n_sequences * shape.n_heads * n_blocks * n_parts;
         const auto        flops = shape.flops(q.rows(), k.rows());
         const auto        kernels = [&] {
-            const bool rounded = compute_ == Dtype::bf16;
+            const bool rounded = compute_ == Compute::fast;
             if constexpr (std::is_same_v<T, float>) return rounded ? kernels_->rounded_attend_f32 : kernels_->attend_f32;
             else return rounded ? kernels_->rounded_attend_bf16 : kernels_->attend_bf16;
         }();
@@ -284,7 +287,7 @@ private:
     };
 
     const cpu::Product& product_of(Dtype weights) const {
-        return weights == Dtype::bf16 && compute_ == Dtype::bf16 ? kernels_->rounded_bf16 : kernels_->products[cpu::index_of(weights)];
+        return (compute_ == Compute::fast ? kernels_->rounded_products : kernels_->products)[cpu::index_of(weights)];
     }
 
     static cpu::WeightRows weight_rows(const AnyPacked<host>& w) { return {w.data, w.stride, w.panels, w.first}; }
@@ -340,7 +343,7 @@ private:
     }
 
     Isa                 isa_;
-    Dtype               compute_;
+    Compute             compute_;
     const cpu::Kernels* kernels_;
     ThreadPool          pool_;
 

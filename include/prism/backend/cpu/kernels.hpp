@@ -31,6 +31,7 @@ enum class Form : std::uint8_t {
     bf16,       // rounded to bf16
     bf16_pair,  // the sum of two bf16: what is lost is below 2^-16 of a value
     int8,       // by groups of 32, x = scale q; values beyond the row are 0
+    int8_pair,  // the same with x = scale (256 q + r): what is lost is below 2^-16 of the largest value of a group
 };
 
 /// Rows of x, and what they became.
@@ -39,27 +40,29 @@ struct Activations {
     const float*                 x = nullptr;
     std::size_t                  ldx = 0;
     std::byte*                   q = nullptr;       // bf16 or int8
-    std::size_t                  ldq = 0, low = 0;  // bytes between rows; from the first to the second of a bf16_pair
+    std::size_t                  ldq = 0, low = 0;  // bytes between rows; from the first to the second of a pair
     float*                       scales = nullptr;  // [rows, n_groups]
-    std::int32_t*                sums = nullptr;    // of q, [rows, n_groups]
+    std::int32_t *               sums = nullptr, *low_sums = nullptr;  // of q and of r, [rows, n_groups]
     std::size_t                  n_groups = 0;
 
     /// Bytes that `rows` of `cols` take in a form.
     static constexpr std::size_t bytes(Form form, std::size_t rows, std::size_t cols) {
         const std::size_t n_groups = (cols + group - 1) / group;
-        return form == Form::f32 ? 0 : form == Form::int8 ? rows * (row_bytes(form, cols) + n_groups * 8) + 16 * n_groups * 8 : rows * row_bytes(form, cols);  // kernels may look at 16 rows
+        const bool        blocks = form == Form::int8 || form == Form::int8_pair;
+        return form == Form::f32 ? 0 : rows * row_bytes(form, cols) + (blocks ? (rows + 16) * n_groups * 12 : 0);  // kernels may look at 16 rows
     }
     /// Laid out in `memory`, which is aligned to 64 bytes.
     static Activations at(Form form, const float* x, std::size_t ldx, std::size_t rows, std::size_t cols, std::byte* memory) {
-        Activations a{x, ldx, memory, row_bytes(form, cols), row_bytes(form, cols) / 2, nullptr, nullptr, (cols + group - 1) / group};
+        Activations a{x, ldx, memory, row_bytes(form, cols), row_bytes(form, cols) / 2, nullptr, nullptr, nullptr, (cols + group - 1) / group};
         a.scales = reinterpret_cast<float*>(memory + rows * a.ldq);
         a.sums = reinterpret_cast<std::int32_t*>(a.scales + rows * a.n_groups);
+        a.low_sums = a.sums + rows * a.n_groups;
         return a;
     }
     Activations from(std::size_t row) const {
         Activations a = *this;
         a.x += row * ldx, a.q += row * ldq;
-        if (scales) a.scales += row * n_groups, a.sums += row * n_groups;
+        if (scales) a.scales += row * n_groups, a.sums += row * n_groups, a.low_sums += row * n_groups;
         return a;
     }
 
@@ -68,7 +71,14 @@ private:
     static constexpr std::size_t row_bytes(Form form, std::size_t cols) {
         const auto odd_lines = [](std::size_t n) { return ((n + 63) / 64 | 1) * 64; };
         const std::size_t padded = (cols + group - 1) / group * group;
-        return form == Form::int8 ? odd_lines(padded) : form == Form::bf16 ? odd_lines(2 * padded) : 2 * odd_lines(2 * padded);
+        switch (form) {
+            case Form::bf16: return odd_lines(2 * padded);
+            case Form::bf16_pair: return 2 * odd_lines(2 * padded);
+            case Form::int8: return odd_lines(padded);
+            case Form::int8_pair: return 2 * odd_lines(padded);
+            case Form::f32: break;
+        }
+        return 0;
     }
 };
 
@@ -153,8 +163,8 @@ struct Burst {
 
 struct Kernels {
     std::size_t panel_cols;           // columns that are computed together
-    Product     products[n_formats];
-    Product     rounded_bf16;         // bf16 weights with rows rounded to bf16, where there are instructions for that
+    Product     products[n_formats];          // with rows as they are, or as good as that
+    Product     rounded_products[n_formats];  // with rows rounded to bf16 or int8 where that is faster
     void (*convert)(Form, std::size_t cols, const Activations&, std::size_t row);
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* y, std::size_t d);
     void (*rms_norm)(const float* x, const float* weight, float eps, float* y, std::size_t d);
@@ -236,10 +246,8 @@ namespace avx512_bf16 {
 template <int = 0>
 constexpr Kernels kernels() {
     Kernels k = avx512::kernels();
-    k.products[q8_index] = {Form::int8, product<MultiplyBlocks<q8>>};
-    k.products[q4_index] = {Form::int8, product<MultiplyBlocks<q4>>};
-    k.products[q4m_index] = {Form::int8, product<MultiplyBlocks<q4m>>};
-    k.rounded_bf16 = {Form::bf16, product<MultiplyBf16>};
+    use_blocks<MultiplyBlocks>(k);
+    k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16>};
     k.convert = convert;
     k.burst_bf16 = {burst_bf16, 4.0 * chains * lanes};
     k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
@@ -261,12 +269,10 @@ template <int = 0>
 constexpr Kernels kernels() {
     Kernels k = avx512_bf16::kernels();
     k.products[bf16_index] = {Form::bf16_pair, product<MultiplyBf16Tiles<true>>};
-    k.rounded_bf16 = {Form::bf16, product<MultiplyBf16Tiles<false>>};
+    k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16Tiles<false>>};
     k.rounded_attend_f32.block = attend_tiles<float>;
     k.rounded_attend_bf16.block = attend_tiles<bf16_t>;
-    k.products[q8_index] = {Form::int8, product<MultiplyBlockTiles<q8>>};
-    k.products[q4_index] = {Form::int8, product<MultiplyBlockTiles<q4>>};
-    k.products[q4m_index] = {Form::int8, product<MultiplyBlockTiles<q4m>>};
+    use_blocks<MultiplyBlockTiles>(k);
     k.burst_bf16 = {burst_tiles<false>, 4.0 * 2 * 16 * 16 * 32};
     k.burst_int8 = {burst_tiles<true>, 4.0 * 2 * 16 * 16 * 64};
     return k;

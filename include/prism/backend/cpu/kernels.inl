@@ -324,31 +324,40 @@ inline void transpose_panels(const T* w, std::size_t ldw, std::size_t n, std::si
     }
 }
 
-/// A row of x in int8, group by group. A group with values that are no finite numbers gets a scale that is none either.
-inline void quantise(std::size_t n, const Activations& to, std::size_t row) {
+/// A row of x in int8 or as pairs, group by group. A group with values that are no finite numbers gets a scale that is none
+/// either.
+inline void quantise(bool pair, std::size_t n, const Activations& to, std::size_t row) {
     constexpr std::size_t group = Activations::group;
     const float*          x = to.x + row * to.ldx;
     std::int8_t*          q = reinterpret_cast<std::int8_t*>(to.q + row * to.ldq);
     for (std::size_t g = 0; g < to.n_groups; ++g, q += group) {
-        F           values[group / lanes], most = set1(0), nothing = set1(0);
+        F values[group / lanes], most = set1(0), nothing = set1(0);
         for (std::size_t i = 0; i < group / lanes; ++i) {
             const std::size_t at = g * group + i * lanes;
             values[i] = at + lanes <= n ? load(x + at) : at < n ? load_n(x + at, n - at) : set1(0);
             most = max(most, abs(values[i]));
             nothing = fma(values[i], set1(0), nothing);  // 0, or NaN
         }
-        const float top = largest(most), poison = sum(nothing);
-        const F     inverse = set1(top > 0 ? 127 / top : 0);
-        for (std::size_t i = 0; i < group / lanes; ++i) store_int8(q + i * lanes, mul(values[i], inverse));
-        std::int32_t total = 0;
+        const float        top = largest(most), poison = sum(nothing);
+        const F            inverse = set1(top > 0 ? 127 / top : 0);
+        std::int8_t* const r = q + to.low;
+        for (std::size_t i = 0; i < group / lanes; ++i) {
+            const F scaled = mul(values[i], inverse), whole = round(scaled);
+            store_int8(q + i * lanes, whole);
+            if (pair) store_int8(r + i * lanes, max(min(mul(sub(scaled, whole), set1(256)), set1(127)), set1(-127)));  // -128 has no opposite
+        }
+        std::int32_t total = 0, rest = 0;
         for (std::size_t i = 0; i < group; ++i) total += q[i];
-        to.scales[row * to.n_groups + g] = top / 127 + poison;
-        to.sums[row * to.n_groups + g] = total;
+        if (pair)
+            for (std::size_t i = 0; i < group; ++i) rest += r[i];
+        const std::size_t at = row * to.n_groups + g;
+        to.scales[at] = (pair ? top / 127 / 256 : top / 127) + poison;
+        to.sums[at] = total, to.low_sums[at] = rest;
     }
 }
 
 inline void convert(Form form, std::size_t n, const Activations& to, std::size_t row) {
-    if (form == Form::int8) quantise(n, to, row);
+    if (form == Form::int8 || form == Form::int8_pair) quantise(form == Form::int8_pair, n, to, row);
 }
 
 // ------------------------------------------------------------------------------------------------------- rows of numbers
@@ -637,6 +646,14 @@ inline float read_all(const float* x, std::size_t n) {
 
 #include "prism/backend/cpu/products_int8.inl"
 
+/// Enters the products of weights in blocks.
+template <template <class, bool> class Multiply>
+constexpr void use_blocks(Kernels& k) {
+    k.products[q8_index] = {Form::int8_pair, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = {Form::int8, product<Multiply<q8, false>>};
+    k.products[q4_index] = {Form::int8_pair, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = {Form::int8, product<Multiply<q4, false>>};
+    k.products[q4m_index] = {Form::int8_pair, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = {Form::int8, product<Multiply<q4m, false>>};
+}
+
 /// Products of bytes at most: those that products in int8 use.
 inline float burst_int8(std::size_t n) {
     I       sums[chains];
@@ -653,16 +670,11 @@ inline float burst_int8(std::size_t n) {
 
 template <int = 0>  // a template, so that nothing is compiled before somebody asks
 constexpr Kernels kernels() {
-    const Burst plain{burst, 2.0 * chains * lanes};
-    return {panel,
-            {{Form::f32, product<MultiplyPlain<f32>>},
-             {Form::f32, product<MultiplyPlain<bf16>>},
-             {Form::f32, product<MultiplyPlain<f16>>},
-             {Form::int8, product<MultiplyBlocks<q8>>},
-             {Form::int8, product<MultiplyBlocks<q4>>},
-             {Form::int8, product<MultiplyBlocks<q4m>>}},
-            {Form::f32, product<MultiplyPlain<bf16>>},
-            convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, {attend<float>, attend_row<float>}, {attend<float>, attend_row<float>}, {attend<bf16_t>, attend_row<bf16_t>},
-            {attend<bf16_t>, attend_row<bf16_t>}, merge, round_row,
-            plain, plain, {burst_int8, 8.0 * chains * lanes}, read_all};
+    const Burst   plain{burst, 2.0 * chains * lanes};
+    const Product in_f32{Form::f32, product<MultiplyPlain<f32>>}, in_bf16{Form::f32, product<MultiplyPlain<bf16>>}, in_f16{Form::f32, product<MultiplyPlain<f16>>};
+    Kernels       k{panel, {in_f32, in_bf16, in_f16, {}, {}, {}}, {in_f32, in_bf16, in_f16, {}, {}, {}},
+              convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, {attend<float>, attend_row<float>}, {attend<float>, attend_row<float>},
+              {attend<bf16_t>, attend_row<bf16_t>}, {attend<bf16_t>, attend_row<bf16_t>}, merge, round_row, plain, plain, {burst_int8, 8.0 * chains * lanes}, read_all};
+    use_blocks<MultiplyBlocks>(k);
+    return k;
 }

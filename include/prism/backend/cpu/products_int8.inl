@@ -1,8 +1,20 @@
 // Products of weights in blocks with rows in int8, written once over dot(), which differs between instruction sets. Sums
 // over a group of 32 are exact; groups are added in order, in f32.
 
+/// Sums over a group as numbers: of q, or of 256 q + r.
+template <bool Pair>
+inline F group_sums(I q, I r) {
+    if constexpr (Pair) return to_float(add_shifted(r, q));
+    else return to_float(q);
+}
+/// The sum of the q (or 256 q + r) themselves.
+template <bool Pair>
+inline float own_sum(const Activations& x, std::size_t at) {
+    return static_cast<float>(Pair ? 256 * x.sums[at] + x.low_sums[at] : x.sums[at]);
+}
+
 /// c [R, panel] (+)= R rows of x times the blocks of the panels b. `Spread`: four-bit weights have a byte each.
-template <class P, bool Spread, int R>
+template <class P, bool Pair, bool Spread, int R>
 inline void multiply_blocks(const Activations& x, std::size_t g0, std::size_t n_groups, const PanelPart* b, float* c, bool fresh) {
     constexpr bool         four_bits = P::dtype != Dtype::q8, nibbles = four_bits && !Spread;
     constexpr std::int32_t offset = P::dtype == Dtype::q4 ? 8 : P::dtype == Dtype::q8 ? byte_offset : 0;
@@ -13,13 +25,16 @@ inline void multiply_blocks(const Activations& x, std::size_t g0, std::size_t n_
 #pragma GCC unroll 4
         for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fresh ? set1(0) : load(c + i * panel + j * lanes);
     for (std::size_t g = 0; g < n_groups; ++g) {
-        I                      dots[R][tile_vectors];
+        I                      dots[R][tile_vectors], low_dots[Pair ? R : 1][tile_vectors];
         const std::byte* const xs = x.q + (g0 + g) * Activations::group;
 #pragma GCC unroll 8
         for (int i = 0; i < R; ++i) {
-            const I start = splat(-offset * x.sums[static_cast<std::size_t>(i) * x.n_groups + g0 + g]);
+            const std::size_t at = static_cast<std::size_t>(i) * x.n_groups + g0 + g;
 #pragma GCC unroll 4
-            for (int j = 0; j < tile_vectors; ++j) dots[i][j] = start;
+            for (int j = 0; j < tile_vectors; ++j) {
+                dots[i][j] = splat(-offset * x.sums[at]);
+                if constexpr (Pair) low_dots[i][j] = splat(-offset * x.low_sums[at]);
+            }
         }
         for (std::size_t q = 0; q < (nibbles ? quads / 2 : quads); ++q) {
             I w[tile_vectors];
@@ -27,16 +42,21 @@ inline void multiply_blocks(const Activations& x, std::size_t g0, std::size_t n_
             for (int j = 0; j < tile_vectors; ++j)
                 w[j] = load_bytes(b[j / panel_vectors].values + g * value_bytes + q * 4 * panel_width + static_cast<std::size_t>(j % panel_vectors * lanes) * 4);
 #pragma GCC unroll 2
-            for (int half = 0; half < (nibbles ? 2 : 1); ++half)
+            for (int half = 0; half < (nibbles ? 2 : 1); ++half) {
+                I weights[tile_vectors];
+#pragma GCC unroll 4
+                for (int j = 0; j < tile_vectors; ++j) weights[j] = !nibbles ? w[j] : half ? high_nibbles(w[j]) : low_nibbles(w[j]);
 #pragma GCC unroll 8
                 for (int i = 0; i < R; ++i) {
-                    const I four = splat_four(xs + static_cast<std::size_t>(i) * x.ldq + (q + static_cast<std::size_t>(half) * quads / 2) * 4);
+                    const std::byte* const at = xs + static_cast<std::size_t>(i) * x.ldq + (q + static_cast<std::size_t>(half) * quads / 2) * 4;
+                    const I                four = splat_four(at), low_four = Pair ? splat_four(at + x.low) : four;
 #pragma GCC unroll 4
                     for (int j = 0; j < tile_vectors; ++j) {
-                        const I weights = !nibbles ? w[j] : half ? high_nibbles(w[j]) : low_nibbles(w[j]);
-                        dots[i][j] = four_bits ? dot(dots[i][j], weights, four) : dot_biased(dots[i][j], weights, four);
+                        dots[i][j] = four_bits ? dot(dots[i][j], weights[j], four) : dot_biased(dots[i][j], weights[j], four);
+                        if constexpr (Pair) low_dots[i][j] = four_bits ? dot(low_dots[i][j], weights[j], low_four) : dot_biased(low_dots[i][j], weights[j], low_four);
                     }
                 }
+            }
         }
         F scale[tile_vectors];
 #pragma GCC unroll 4
@@ -47,9 +67,9 @@ inline void multiply_blocks(const Activations& x, std::size_t g0, std::size_t n_
             const std::size_t at = static_cast<std::size_t>(i) * x.n_groups + g0 + g;
             const F           s = set1(x.scales[at]);
 #pragma GCC unroll 4
-            for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fma(to_float(dots[i][j]), mul(scale[j], s), sums[i][j]);
+            for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fma(group_sums<Pair>(dots[i][j], low_dots[Pair ? i : 0][j]), mul(scale[j], s), sums[i][j]);
             if constexpr (P::dtype == Dtype::q4m) {
-                const F all = set1(x.scales[at] * static_cast<float>(x.sums[at]));
+                const F all = set1(x.scales[at] * own_sum<Pair>(x, at));
 #pragma GCC unroll 4
                 for (int j = 0; j < tile_vectors; ++j)
                     sums[i][j] = fma(load(reinterpret_cast<const fp16_t*>(b[j / panel_vectors].scales + g * scale_bytes) + panel_width + j % panel_vectors * lanes), all, sums[i][j]);
@@ -62,26 +82,26 @@ inline void multiply_blocks(const Activations& x, std::size_t g0, std::size_t n_
         for (int j = 0; j < tile_vectors; ++j) store(c + i * panel + j * lanes, sums[i][j]);
 }
 
-template <class P, bool Spread, int R = block_rows>
+template <class P, bool Pair, bool Spread, int R = Pair ? block_rows / 2 : block_rows>
 inline void multiply_block_rows(std::size_t m, const Activations& x, std::size_t g0, std::size_t n_groups, const PanelPart* b, float* c, bool fresh) {
     std::size_t i = 0;
-    for (; i + R <= m; i += R) multiply_blocks<P, Spread, R>(x.from(i), g0, n_groups, b, c + i * panel, fresh);
+    for (; i + R <= m; i += R) multiply_blocks<P, Pair, Spread, R>(x.from(i), g0, n_groups, b, c + i * panel, fresh);
     if constexpr (R > 1)
-        if (i < m) multiply_block_rows<P, Spread, R - 1>(m - i, x.from(i), g0, n_groups, b, c + i * panel, fresh);
+        if (i < m) multiply_block_rows<P, Pair, Spread, R - 1>(m - i, x.from(i), g0, n_groups, b, c + i * panel, fresh);
 }
 
-/// Rows in int8, weights in blocks: see MultiplyPlain.
-template <class P>
+/// Rows in int8 or pairs of int8, weights in blocks: see MultiplyPlain.
+template <class P, bool Pair>
 struct MultiplyBlocks {
     using format = P;
-    static constexpr Form        form = Form::int8;
+    static constexpr Form        form = Pair ? Form::int8_pair : Form::int8;
     static constexpr std::size_t depth = 1024, row_step = 8 * block_rows;
     static constexpr bool        widens = P::dtype != Dtype::q8;
     static void                  spread(const std::byte* values, std::size_t steps, std::byte* to) { spread_nibbles(values, steps, to); }
     struct State {};
     static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool few) {
         const std::size_t g = p / Activations::group, n = (k + Activations::group - 1) / Activations::group;
-        if (few) multiply_block_rows<P, false>(m, x, g, n, b, c, fresh);
-        else multiply_block_rows<P, true>(m, x, g, n, b, c, fresh);
+        if (few) multiply_block_rows<P, Pair, false>(m, x, g, n, b, c, fresh);
+        else multiply_block_rows<P, Pair, true>(m, x, g, n, b, c, fresh);
     }
 };

@@ -84,6 +84,7 @@ inline I dot_biased(I sums, I w, I x) {
     const I q = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
     return dot(sums, _mm256_sign_epi8(q, q), _mm256_sign_epi8(x, q));
 }
+inline I    add_shifted(I a, I b) { return _mm256_add_epi32(a, _mm256_slli_epi32(b, 8)); }  // a + 256 b
 inline F    to_float(I a) { return _mm256_cvtepi32_ps(a); }
 inline void store_int8(std::int8_t* p, F a) {
     const __m256i all = _mm256_cvtps_epi32(a);

@@ -89,6 +89,7 @@ inline I dot_biased(I sums, I w, I x) {
     const __mmask64 negative = _mm512_movepi8_mask(q);
     return dot(sums, _mm512_maskz_abs_epi8(~__mmask64{0}, q), _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x));
 }
+inline I    add_shifted(I a, I b) { return _mm512_maskz_add_epi32(full, a, _mm512_maskz_slli_epi32(full, b, 8)); }  // a + 256 b
 inline F    to_float(I a) { return _mm512_maskz_cvtepi32_ps(full, a); }
 inline void store_int8(std::int8_t* p, F a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtsepi32_epi8(full, _mm512_maskz_cvtps_epi32(full, a)));

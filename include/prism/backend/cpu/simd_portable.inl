@@ -86,7 +86,8 @@ inline I dot(I sums, I w, I x) {  // w 0 ... 255
     return sums;
 }
 inline I dot_biased(I sums, I w, I x) { return dot(sums, w, x); }
+inline I add_shifted(I a, I b) { return a + b * splat(256); }  // a + 256 b
 inline F to_float(I a) { return F{static_cast<float>(a[0]), static_cast<float>(a[1]), static_cast<float>(a[2]), static_cast<float>(a[3])}; }
 inline void store_int8(std::int8_t* p, F a) {
-    for (int i = 0; i < lanes; ++i) p[i] = a[i] == a[i] ? static_cast<std::int8_t>(std::nearbyint(a[i])) : std::int8_t{0};
+    for (int i = 0; i < lanes; ++i) p[i] = a[i] == a[i] ? static_cast<std::int8_t>(std::nearbyint(a[i] > 127 ? 127 : a[i])) : std::int8_t{0};
 }

@@ -137,8 +137,8 @@ TEST_CASE("ops/attention: rows that may be rounded are within the rounding of bf
                 const std::size_t before = 70, n_kv = n_q + before;
                 Cpu               exact{{.threads = 2, .isa = isa}}, rounded{{.threads = 2, .isa = isa, .compute = Compute::fast}};
                 const Array       q = Array::random(n_q, 2 * head_dim, 1), k = Array::random(n_kv, head_dim, 2), v = Array::random(n_kv, head_dim, 3);
-                for (const auto& [causal, window] : {std::pair{false, std::size_t{0}}, std::pair{true, std::size_t{0}}, std::pair{true, std::size_t{40}}}) {
-                    const AttentionShape s{.n_heads = 2, .head_dim = head_dim, .causal = causal, .q_pos = before, .window = window, .scale = scale_of(head_dim)};
+                for (const auto& mask : {std::pair{false, std::size_t{0}}, std::pair{true, std::size_t{0}}, std::pair{true, std::size_t{40}}}) {
+                    const AttentionShape s{.n_heads = 2, .head_dim = head_dim, .causal = mask.first, .q_pos = before, .window = mask.second, .scale = scale_of(head_dim)};
                     Array                a{n_q, 2 * head_dim}, b{n_q, 2 * head_dim, 2 * head_dim + 5};
                     ops::attention<Cpu>(exact, q.in(), k.in(), v.in(), s, a.mat());
                     ops::attention<Cpu>(rounded, q.in(), k.in(), v.in(), s, b.mat());

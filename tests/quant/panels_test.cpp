@@ -79,7 +79,9 @@ TEST_CASE_TEMPLATE("quant/panels: every row comes back as it was, whatever the s
 }
 
 TEST_CASE_TEMPLATE("quant/panels: products of rows, of panels and of some rows of panels have the same bits", F, f32, bf16, f16, q8, q4, q4m) {
-    for (const auto& [isa, compute] : settings()) {
+    for (const Setting& setting : settings()) {
+        const Isa     isa = setting.isa;  // a binding could not be captured
+        const Compute compute = setting.compute;
         CAPTURE(to_string(isa));
         Cpu be{{.threads = 2, .isa = isa, .compute = compute}};
         for (const auto& size : {std::pair<std::size_t, std::size_t>{1, 1}, {33, 31}, {100, 300}, {70, 1056}, {131, 588}}) {
@@ -99,7 +101,9 @@ TEST_CASE_TEMPLATE("quant/panels: products of rows, of panels and of some rows o
 }
 
 TEST_CASE_TEMPLATE("quant/panels: a row gives the same bits alone and among others", F, f32, bf16, f16, q8, q4, q4m) {
-    for (const auto& [isa, compute] : settings()) {
+    for (const Setting& setting : settings()) {
+        const Isa     isa = setting.isa;  // a binding could not be captured
+        const Compute compute = setting.compute;
         CAPTURE(to_string(isa));
         Cpu               be{{.threads = 2, .isa = isa, .compute = compute}};
         const std::size_t n = 83, k = 1400, m = 400;
@@ -129,7 +133,9 @@ TEST_CASE_TEMPLATE("quant/panels: products in int8 have the bits of one another 
 }
 
 TEST_CASE("quant/panels: bf16 weights give what f32 arithmetic gives, and half its digits where rows may be rounded") {
-    for (const auto& [isa, compute] : settings()) {
+    for (const Setting& setting : settings()) {
+        const Isa     isa = setting.isa;  // a binding could not be captured
+        const Compute compute = setting.compute;
         CAPTURE(to_string(isa));
         Cpu               be{{.threads = 2, .isa = isa, .compute = compute}};
         const std::size_t n = 40, k = 1000, m = 20;
@@ -150,7 +156,9 @@ TEST_CASE("quant/panels: bf16 weights give what f32 arithmetic gives, and half i
 }
 
 TEST_CASE_TEMPLATE("quant/panels: products with blocks are those of their values, and rounded rows err by half a step", F, q8, q4, q4m) {
-    for (const auto& [isa, compute] : settings()) {
+    for (const Setting& setting : settings()) {
+        const Isa     isa = setting.isa;  // a binding could not be captured
+        const Compute compute = setting.compute;
         CAPTURE(to_string(isa));
         Cpu               be{{.threads = 2, .isa = isa, .compute = compute}};
         const std::size_t n = 40, k = 1000, m = 20, stride = blocks_per_row<F>(k);

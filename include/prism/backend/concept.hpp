@@ -18,7 +18,7 @@ namespace prism {
 /// `space`. Every sum is kept in f32.
 template <class B>
 concept Backend = requires(B& be, Mat<B> y, Vec<B> v, In<B> x, Vec<B, const float> c, View<const float, typename B::space, dyn, dyn, dyn, dyn> pixels,
-                           Packed<f32, typename B::space> w, AnyPacked<typename B::space> any, std::span<const ProductPart<typename B::space>> parts,
+                           Packed<f32, typename B::space> w, AnyPacked<typename B::space> matrix, std::span<const ProductPart<typename B::space>> parts,
                            Epilogue<typename B::space> after, AttentionShape shape,
                            std::span<const std::int32_t> ids, std::span<float> out, std::span<const float> in, TensorInfo tensor) {
     typename B::space;
@@ -32,7 +32,7 @@ concept Backend = requires(B& be, Mat<B> y, Vec<B> v, In<B> x, Vec<B, const floa
 
     be.gemm(x, w, after, y);                                  // y (+)= act(x w^T + bias)
     be.gemm_each(x, parts);                                   // several products with the same rows
-    be.gemm_gated(x, any, any, y);                            // y = silu(x gate^T) (x up^T)
+    be.gemm_gated(x, matrix, matrix, y);                      // y = silu(x gate^T) (x up^T)
     be.gather(w, ids, y);                                     // y[i] = w[ids[i]]
     be.layer_norm(x, c, c, 1e-6f, y);
     be.rms_norm(x, c, 1e-6f, y);

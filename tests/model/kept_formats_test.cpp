@@ -54,10 +54,10 @@ TEST_CASE("model/kept formats: scores err by what a format allows, and the first
             double bound;
         };
         // The small models' weights are random, which is hard on rounding: trained ones cancel less.
-        for (const auto& [backend, dtype, bound] : {Case{be, Dtype::f32, 0.0}, Case{be, Dtype::f16, 4e-3}, Case{be, Dtype::bf16, 4e-2}, Case{rounding, Dtype::bf16, 8e-2}, Case{be, Dtype::q8, 0.15}}) {
-            const auto   found = scores(backend, folder, kept(dtype));
+        for (const Case& c : {Case{be, Dtype::f32, 0.0}, Case{be, Dtype::f16, 4e-3}, Case{be, Dtype::bf16, 4e-2}, Case{rounding, Dtype::bf16, 8e-2}, Case{be, Dtype::q8, 0.15}}) {
+            const auto   found = scores(c.be, folder, kept(c.dtype));
             const double error = found.error(exact);
-            CHECK_MESSAGE(error <= bound, to_string(dtype));
+            CHECK_MESSAGE(error <= c.bound, to_string(c.dtype));
             float largest = 0;
             for (float x : exact.logits) largest = std::max(largest, std::fabs(x));
             for (std::size_t at = 0; at < exact.logits.size(); at += exact.vocab) {  // a margin over four times the error decides

@@ -32,3 +32,7 @@
 #include "prism/version.hpp"
 #include "prism/vision/pca.hpp"
 #include "prism/vision/towers.hpp"
+
+#if defined(PRISM_COMPILED)  // by the target prism::compiled
+#include "prism/compiled.hpp"
+#endif

@@ -1,0 +1,33 @@
+// prism::compiled: what compiled.hpp says is compiled already, in its order.
+#include "prism/compiled.hpp"
+
+namespace prism {
+
+// Opening models.
+template Pretrained<Cpu> from_pretrained(Cpu&, const std::filesystem::path&, const PretrainedOptions&);
+template PretrainedLanguageModel<Cpu> language_model_from_pretrained(Cpu&, const std::filesystem::path&, const PretrainedOptions&);
+template PretrainedTower<Cpu> tower_from_pretrained(Cpu&, const std::filesystem::path&, std::size_t, const PretrainedOptions&);
+template class Loading<Cpu>;
+
+// The models.
+template struct Vit<Cpu>;
+template struct Vit<Dry>;
+template struct Llama<Cpu>;
+template struct Llama<Dry>;
+template struct LanguageModel<Cpu>;
+template struct LanguageModel<Dry>;
+template struct Projector<Cpu>;
+template struct Projector<Dry>;
+template struct Prismatic<Cpu>;
+template struct Prismatic<Dry>;
+
+// Running them.
+template Cost reading_cost(const LanguageModel<Cpu>&, std::size_t, std::size_t);
+template Cost seeing_cost(const Prismatic<Cpu>&, std::span<const View<const float, host, dyn, dyn, dyn, dyn>>);
+template class Session<Cpu, Prismatic<Cpu>>;
+template class Chat<Cpu, Prismatic<Cpu>>;
+template class Policy<Cpu>;
+template std::vector<Answer> ask_batch(Cpu&, const Pretrained<Cpu>&, std::span<const Question>, const AskBatchOptions&);
+template std::vector<Answer> ask_batch(Cpu&, const Prismatic<Cpu>&, const ChatParts&, std::span<const Question>, const AskBatchOptions&);
+
+}  // namespace prism

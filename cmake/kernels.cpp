@@ -1,4 +1,0 @@
-// The kernels of the CPU backend, compiled once for all of our own programs.
-#include "prism/backend/cpu/kernels.hpp"
-
-template struct prism::cpu::KernelTables<>;

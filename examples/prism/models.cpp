@@ -9,10 +9,6 @@
 #include <chrono>
 #include <utility>
 
-template struct prism::Prismatic<prism::Cpu>;
-template struct prism::Prismatic<prism::Dry>;
-template class prism::Session<prism::Cpu, prism::Prismatic<prism::Cpu>>;
-
 namespace program {
 
 namespace {

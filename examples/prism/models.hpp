@@ -1,4 +1,4 @@
-// Opening models for the commands. The library's big templates are compiled here, once, for all of the program.
+// Opening models for the commands.
 #pragma once
 
 #include "commands.hpp"
@@ -50,7 +50,3 @@ std::filesystem::path model_folder(const Common& common, Default which = Default
 Model open_model(prism::Cpu& cpu, const Common& common, Default which = Default::asks, std::size_t image_size = 0);
 
 }  // namespace program
-
-extern template struct prism::Prismatic<prism::Cpu>;
-extern template struct prism::Prismatic<prism::Dry>;
-extern template class prism::Session<prism::Cpu, prism::Prismatic<prism::Cpu>>;

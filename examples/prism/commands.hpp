@@ -84,6 +84,10 @@ struct Inspect {
     std::filesystem::path path;
 };
 
+struct Pack {
+    std::filesystem::path out;
+};
+
 struct Bench {
     std::vector<std::string> cases;  // none: a selection
     std::size_t              runs = 5;
@@ -99,6 +103,7 @@ void run(const Common&, const Preprocess&);
 void run(const Common&, const Tokenize&);
 void run(const Common&, const Detokenize&);
 void run(const Common&, const Inspect&);
+void run(const Common&, const Pack&);
 void run(const Common&, const Bench&);
 
 }  // namespace program

@@ -75,8 +75,35 @@ Contents inspect_folder(const std::filesystem::path& folder) {
     return contents;
 }
 
+std::string architecture_of(const PackedModel& packed) {
+    if (packed.layout == packed_module) return "unknown: a model of somebody's own";
+    const auto layers = [](const std::string& kind, const auto& config) { return kind + " of " + std::to_string(config.n_layers) + " layers of " + std::to_string(config.d_model); };
+    switch (layout_of(packed)) {
+        case Layout::language_model: {
+            const LanguageModelConfig llm = language_model_settings(packed.settings);
+            return std::visit([&](const auto& c) { return layers(std::holds_alternative<PhiConfig>(llm) ? "phi" : "llama", c); }, llm);
+        }
+        case Layout::tower: {
+            const VitConfig vit = vit_settings(packed.settings.object("vit"));
+            return layers("vit", vit) + ", patches of " + std::to_string(vit.patch_size) + " px";
+        }
+        default: break;
+    }
+    const auto model = packed.settings.object("model");
+    return model.text("vision_backbone_id") + " + " + model.text("projector") + " + " + model.text("llm_backbone_id");
+}
+
+/// A packed model; bytes are those that its tensors take in the file.
+Contents inspect_packed(const std::filesystem::path& path) {
+    const PackedModel packed = PackedModel::open(path);
+    Contents          contents{"packed-" + packed.layout, architecture_of(packed)};
+    for (const TensorInfo& t : packed.weights.tensors()) contents.tensors.push_back({t.name, std::string(to_string(t.dtype)), t.shape, t.elements(), packed_bytes(t)});
+    return contents;
+}
+
 /// One file, known by its content.
 Contents inspect_file(const std::filesystem::path& path) {
+    if (is_packed(path)) return inspect_packed(path);
     const auto             file = MappedFile::open(path);
     const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
     if (text.starts_with("GGUF")) {

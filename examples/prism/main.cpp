@@ -49,7 +49,7 @@ CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& 
 }
 
 void add_model(CLI::App* c, Common& common) {
-    c->add_option("--model", common.model, "Folder of a model; default: the small one of the repository, with random weights");
+    c->add_option("--model", common.model, "Folder of a model, or one packed file; default: the small one of the repository, with random weights");
     c->add_option("--vision-dir", common.vision_dir, "Vision towers of a run folder, when not in its vision/");
     c->add_option("--llm-dir", common.llm_dir, "Language model's files of a run folder, when not in its llm/");
 }
@@ -163,7 +163,13 @@ int main(int argc, char** argv) {
 
     Inspect inspect;
     c = add(app, common, inspect, work, "inspect", "What a model folder or file holds; reads headers only", "prism inspect prism-dinosiglip+7b");
-    c->add_option("path", inspect.path, "Model folder, or file of weights or of a tokenizer")->required();
+    c->add_option("path", inspect.path, "Model folder, packed file, or file of weights or of a tokenizer")->required();
+
+    Pack pack;
+    c = add(app, common, pack, work, "pack", "Write one file that holds weights, settings and tokenizer, and opens at once",
+            "prism pack --model openvla-7b --weights q4 --out openvla-7b.prism");
+    add_model(c, common);
+    c->add_option("--out", pack.out, "The file; every --model takes it; - is standard output")->required();
 
     Bench bench;
     c = add(app, common, bench, work, "bench", "Time parts of models on random weights, beside the limits of this machine",

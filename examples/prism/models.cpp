@@ -22,6 +22,7 @@ std::variant<Vlm, Language, Tower> open_parts(Cpu& cpu, const std::filesystem::p
     std::atomic<std::size_t> done{0}, total{0};
     const bool               converted = common.weights != "as-stored";
     PretrainedOptions        options{.vision_dir = common.vision_dir, .llm_dir = common.llm_dir};
+    if (converted && is_packed(folder)) PackedModel::open(folder).expect_as_stored(common.weights);
     if (converted) options.load.kept = keep_weights_as(format_from_name(common.weights, all_formats{}));
     options.load.on_progress = [&](std::size_t n, std::size_t all) { done = n, total = all; };
     const Progress progress{!common.quiet, "loading " + folder.string() + (converted ? " as " + common.weights : ""), 100, 1, "%",
@@ -59,7 +60,7 @@ Model open_model(Cpu& cpu, const Common& common, Default which, std::size_t imag
     const auto     folder = model_folder(common, which);
     const auto     start = std::chrono::steady_clock::now();
     const Layout   layout = layout_of(folder);
-    note(common, folder.string() + ": " + std::string(to_string(layout)));
+    note(common, folder.string() + ": " + (is_packed(folder) ? "packed " : "") + std::string(to_string(layout)));
     Model model{folder, open_parts(cpu, folder, layout, common, image_size)};
     model.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return model;

@@ -24,6 +24,7 @@
 #include "prism/lm/known.hpp"
 #include "prism/model/feature_picture.hpp"
 #include "prism/model/load.hpp"
+#include "prism/model/pack.hpp"
 #include "prism/model/pretrained.hpp"
 #include "prism/model/registry.hpp"
 #include "prism/model/store_as.hpp"

@@ -1,6 +1,7 @@
 // A large checkpoint does not become larger in memory: weights are used where they lie in their file.
 #include "model/support.hpp"
 #include "prism/generate/session.hpp"
+#include "prism/model/pack.hpp"
 
 #include <fstream>
 
@@ -75,6 +76,40 @@ TEST_CASE("model/memory: loading and running a large bf16 checkpoint takes its s
     MESSAGE("stored " << stored / 1'000'000 << " MB, resident after a forward pass " << (status_bytes("VmRSS") - before) / 1'000'000 << " MB, limit " << limit / 1'000'000 << " MB");
     CHECK(status_bytes("VmRSS") - before < limit);
     CHECK(status_bytes("VmHWM") - before < limit);
+}
+
+TEST_CASE("model/memory: opening a packed file reads no weights, and running it takes no more than its size plus the workspace") {
+    const LlamaConfig config{.vocab_size = 8000, .d_model = 1024, .d_ff = 4096, .n_layers = 9, .n_heads = 8, .n_kv_heads = 8, .head_dim = 128};
+    TempFolder        folder;
+    write_weights(folder / "model.safetensors", config);
+    folder.write("config.json", Json{{"model_type", "llama"}, {"vocab_size", 8000}, {"hidden_size", 1024}, {"intermediate_size", 4096}, {"num_hidden_layers", 9}, {"num_attention_heads", 8}});
+    Cpu           be{{.threads = 2}};
+    std::uint64_t stored = 0;
+    {
+        const auto model = language_model_from_pretrained(be, folder.path());
+        stored = pack(folder / "model.prism", model);
+    }
+    std::filesystem::remove(folder / "model.safetensors");
+    REQUIRE(stored > 300'000'000);
+
+    struct TextOnly {
+        LanguageModel<Cpu> llm;
+    };
+    const std::size_t before = status_bytes("VmRSS");
+    std::ofstream("/proc/self/clear_refs") << 5;
+    const TextOnly    model{std::move(language_model_from_pretrained(be, folder / "model.prism").llm)};
+    const std::size_t opened = status_bytes("VmRSS") - std::min(before, status_bytes("VmRSS"));
+    CHECK(opened < 8'000'000);  // the header, and what the system reads around it
+
+    constexpr std::size_t     n_tokens = 64;
+    const std::size_t         workspace = reading_cost(model.llm, n_tokens, 16).workspace_bytes, cache = 2 * config.n_layers * n_tokens * 1024 * sizeof(float);
+    Session<Cpu, TextOnly>    session{be, model, {.max_tokens = n_tokens, .prefill_chunk = n_tokens}};
+    std::vector<std::int32_t> ids(n_tokens - 8);
+    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * 131 % 8000);
+    CHECK(session.generate(ids, {.max_new_tokens = 4}).ids.size() == 4);
+    const std::size_t limit = stored + stored / 20 + workspace + cache;
+    MESSAGE("stored " << stored / 1'000'000 << " MB, resident after opening " << opened / 1'000'000 << " MB, after a forward pass " << (status_bytes("VmRSS") - before) / 1'000'000 << " MB");
+    CHECK(status_bytes("VmRSS") - before < limit);
 }
 
 #endif

@@ -51,6 +51,7 @@ public:
         std::filesystem::create_directories((path_ / name).parent_path());
         std::ofstream(path_ / name) << json.dump();
     }
+    void write_bytes(const std::string& name, const std::string& bytes) const { std::ofstream(path_ / name, std::ios::binary) << bytes; }
     void edit(const std::string& name, const std::function<void(Json&)>& change) const {
         Json json = read_json(path_ / name);
         change(json);

@@ -46,8 +46,9 @@ void check_refused(int status, const Arguments& arguments, std::initializer_list
     const Ran ran = run(arguments, input);
     CHECK(ran.status == status);
     CHECK(ran.out.empty());
-    const std::size_t last = ran.err.rfind("prism: ");
-    REQUIRE_MESSAGE(last != std::string::npos, ran.err);
+    std::size_t last = ran.err.rfind("\nprism: ");  // a line of its own: files may be called x.prism
+    last = last == std::string::npos ? 0 : last + 1;
+    REQUIRE_MESSAGE(ran.err.compare(last, 7, "prism: ") == 0, ran.err);
     const std::string line = ran.err.substr(last);
     CHECK(std::count(line.begin(), line.end(), '\n') == 1);
     for (const char* fact : facts) CHECK_MESSAGE(line.find(fact) != std::string::npos, line << " does not say " << fact);
@@ -337,6 +338,86 @@ TEST_CASE("program/inspect: every layout and kind of file, at once") {
     CHECK(run({"inspect", committed() / "vision/dino"}).out.find("blocks.0.attn.qkv.weight") != std::string::npos);
 }
 
+TEST_CASE("program/pack: every command answers from a packed file as it does from the folder, and inspect knows it") {
+    const Scratch     scratch;
+    const std::string vlm = committed() / "vlm/prism-dinosiglip+7b", vla = committed() / "vlm/openvla-hf", tower = committed() / "vision/dino", llm = committed() / "lm/qwen2";
+    const auto        pack = [&](const std::string& model, const std::string& weights) {
+        const std::string file = scratch.path("model.prism");
+        const Json        said = run({"pack", "--json", "--quiet", "--model", model, "--weights", weights, "--out", file}).json();
+        CHECK(said.at("bytes") == std::filesystem::file_size(file));
+        const Json found = run({"inspect", "--json", file}).json();
+        CHECK(found.at("tensors").size() == said.at("tensors"));
+        CHECK(found.at("layout") == "packed-" + run({"inspect", "--json", model}).json().at("layout").get<std::string>());
+        std::uint64_t n = 0, bytes = 0;
+        for (const Json& t : found.at("tensors")) {
+            std::uint64_t elements = 1;
+            for (const Json& extent : t.at("shape")) elements *= extent.get<std::uint64_t>();
+            n += elements, bytes += t.at("bytes").get<std::uint64_t>();
+        }
+        CHECK(found.at("parameters") == n);
+        CHECK(bytes < said.at("bytes"));
+        return file;
+    };
+    const auto same = [](Arguments arguments, const std::string& folder, const std::string& weights, const std::string& file, const char* field) {
+        arguments.insert(arguments.end(), {"--json", "--quiet", "--model"});
+        Arguments packed = arguments;
+        arguments.insert(arguments.end(), {folder, "--weights", weights}), packed.push_back(file);
+        const Json want = run(arguments).json(), found = run(packed).json();
+        CHECK(found.at(field) == want.at(field));
+    };
+    for (const char* weights : {"as-stored", "f32", "bf16", "q8", "q4"}) {
+        CAPTURE(weights);
+        const std::string of_vlm = pack(vlm, weights);
+        same({"ask", "--image", small_image(), "--prompt", "What is in it?", "--max-new-tokens", "8"}, vlm, weights, of_vlm, "output_ids");
+        same({"score", "--image", small_image(), "--prompt", "What is in it?", "--choices", "a,b,c"}, vlm, weights, of_vlm, "probabilities");
+        const std::string a = scratch.path("a.safetensors"), b = scratch.path("b.safetensors");
+        for (Arguments work : {Arguments{"features", "--image", small_image()}, Arguments{"logits", "--image", small_image(), "--prompt", "What is in it?"}}) {
+            work.push_back("--quiet");
+            Arguments packed = work;
+            work.insert(work.end(), {"--model", vlm, "--weights", weights, "--out", a}), packed.insert(packed.end(), {"--model", of_vlm, "--out", b});
+            CHECK(run(work).status == 0);
+            CHECK(run(packed).status == 0);
+            CHECK(read_file(a) == read_file(b));
+        }
+        const std::string of_vla = pack(vla, weights);
+        same({"act", "--image", small_image(), "--instruction", "pick up the mug", "--unnorm-key", "bridge_orig"}, vla, weights, of_vla, "action");
+    }
+    const std::string of_vlm = pack(vlm, "q4"), special = R"(["a</s> <PAD> b"])";
+    CHECK(run({"inspect", "--json", of_vlm}).json().at("architecture") == "dinosiglip-vit-so-224px + fused-gelu-mlp + llama2-7b-pure");
+    CHECK(run({"tokenize", "--json", "--in", "-", "--model", of_vlm}, special).json() == run({"tokenize", "--json", "--in", "-", "--model", vlm}, special).json());
+    const Ran asked = run({"ask", "--model", of_vlm, "--prompt", "a", "--max-new-tokens", "2"});
+    CHECK(asked.err.find(of_vlm + ": packed prismatic-run") != std::string::npos);
+    const Ran piped = run({"pack", "--quiet", "--model", of_vlm, "--out", "-"});
+    CHECK(piped.status == 0);
+    CHECK(piped.out == read_file(of_vlm));  // packed again, it is the same
+    CHECK(run({"pack", "--quiet", "--out", scratch.path("default.prism")}).out.find("default.prism: ") != std::string::npos);
+
+    const std::string of_tower = pack(tower, "bf16"), of_llm = (std::filesystem::rename(of_tower, scratch.path("tower.prism")), pack(llm, "q8"));
+    CHECK(run({"inspect", "--json", of_llm}).json().at("architecture").get<std::string>().starts_with("llama of "));
+    CHECK(run({"features", "--json", "--quiet", "--model", scratch.path("tower.prism"), "--image", small_image(), "--image-size", "140", "--out", scratch.path("f")}).json().at("shape") == Json{1, 100, 96});
+    CHECK(run({"logits", "--json", "--quiet", "--model", of_llm, "--ids", "1,2", "--out", scratch.path("l")}).status == 0);
+}
+
+TEST_CASE("program/pack: files that cannot be used say why in one line") {
+    const Scratch     scratch;
+    const std::string file = scratch.path("model.prism"), model = committed() / "vlm/siglip-phi";
+    REQUIRE(run({"pack", "--quiet", "--model", model, "--weights", "q4", "--out", file}).status == 0);
+    const std::string bytes = read_file(file);
+    check_refused(1, {"ask", "--prompt", "a", "--model", file, "--weights", "f32"}, {"model.prism", "'weights' is f32", "as-stored", "q8, q4"});
+    check_refused(1, {"ask", "--prompt", "a", "--model", scratch.write("cut.prism", bytes.substr(0, bytes.size() - 1))}, {"cut.prism", "bytes"});
+    check_refused(1, {"ask", "--prompt", "a", "--model", scratch.write("head.prism", bytes.substr(0, 500))}, {"head.prism", "header"});
+    std::string other = bytes;
+    other[8] = 9;
+    check_refused(1, {"ask", "--prompt", "a", "--model", scratch.write("newer.prism", other)}, {"newer.prism", "version 9", "pack it again"});
+    check_refused(1, {"inspect", scratch.path("newer.prism")}, {"newer.prism", "version 9", "pack it again"});
+    other = bytes, other[100] ^= 1;
+    check_refused(1, {"tokenize", "--in", "-", "--model", scratch.write("damaged.prism", other)}, {"damaged.prism", "checksum"}, "[]");
+    check_refused(1, {"features", "--image", small_image(), "--image-size", "56", "--model", file, "--out", scratch.path("x")}, {"image_size"});
+    check_refused(1, {"pack", "--model", "/nowhere", "--out", scratch.path("x")}, {"/nowhere"});
+    check_refused(1, {"pack", "--model", model, "--out", "/nowhere/x"}, {"/nowhere/x"});
+    CHECK_FALSE(std::filesystem::exists(scratch.path("x")));
+}
+
 TEST_CASE("program/inspect: a file of gigabytes takes no longer than a small one") {
     const Scratch     scratch;
     const std::string path = scratch.path("big.safetensors");
@@ -366,7 +447,7 @@ TEST_CASE("program/chat: a line is a turn, in a pipe too") {
 
 TEST_CASE("program: questions that cannot be asked are usage errors") {
     check_refused(2, {}, {"command"});
-    for (const char* later : {"pack", "train", "eval", "shapes", "fly"}) check_refused(2, {later}, {later});
+    for (const char* later : {"train", "eval", "shapes", "fly"}) check_refused(2, {later}, {later});
     check_refused(2, {"ask"}, {"--prompt"});
     check_refused(2, {"ask", "--prompt", "a", "--no-such-option"}, {"--no-such-option"});
     check_refused(2, {"ask", "--prompt", "a", "--threads", "0"}, {"--threads"});
@@ -379,6 +460,9 @@ TEST_CASE("program: questions that cannot be asked are usage errors") {
     check_refused(2, {"features", "--image", "x"}, {"--out", "--pca"});
     check_refused(2, {"logits", "--out", "x"}, {"--prompt", "--ids"});
     check_refused(2, {"preprocess", "--image", small_image(), "--json", "--out", "-"}, {"standard output"});
+    check_refused(2, {"pack"}, {"--out"});
+    check_refused(2, {"pack", "--json", "--out", "-"}, {"standard output"});
+    check_refused(2, {"pack", "--weights", "q3", "--out", "x"}, {"as-stored", "bf16", "q4"});
 }
 
 TEST_CASE("program: work that fails says which file or value, and what is wrong, in one line") {
@@ -431,7 +515,7 @@ TEST_CASE("program: work that fails says which file or value, and what is wrong,
 }
 
 TEST_CASE("program: help has an example for every command, and the version says what was built") {
-    for (const char* command : {"ask", "chat", "score", "act", "features", "logits", "preprocess", "tokenize", "detokenize", "inspect"}) {
+    for (const char* command : {"ask", "chat", "score", "act", "features", "logits", "preprocess", "tokenize", "detokenize", "inspect", "pack"}) {
         CAPTURE(command);
         const Ran ran = run({command, "--help"});
         CHECK(ran.status == 0);

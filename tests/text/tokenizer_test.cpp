@@ -63,7 +63,26 @@ TEST_CASE("text/tokenizer: ids and text are those of transformers, whichever fil
             if (entry.path().filename() != "tokenizer.json") std::filesystem::copy(entry.path(), older.path());
         check(Tokenizer::open(older.path()));
         if (std::filesystem::exists(folder / "tokenizer.model")) check(Tokenizer::open(folder / "tokenizer.model"));
+        check(Tokenizer::from(Tokenizer::open(folder).origin()));
     }
+}
+
+TEST_CASE("text/tokenizer: what a tokenizer was made of makes an equal one, tokens that were added included") {
+    for (const std::filesystem::path& path : {committed("llama"), committed("phi"), committed("llama") / "tokenizer.model"}) {
+        Tokenizer tokenizer = Tokenizer::open(path);
+        tokenizer.add_special("<b>"), tokenizer.add_special("<a>", prism::SpecialRole::pad), tokenizer.add_special("<b>", prism::SpecialRole::eos);
+        tokenizer.add_special("<b>", prism::SpecialRole::eos);  // a second time changes nothing
+        CHECK(tokenizer.origin().added.size() == 3);
+        const Tokenizer same = Tokenizer::from(tokenizer.origin());
+        CHECK(same.size() == tokenizer.size());
+        CHECK(same.pad_id() == tokenizer.pad_id());
+        CHECK(same.eos_id() == tokenizer.eos_id());
+        const std::string text = "one <a> two<b></s> three";
+        const auto        ids = tokenizer.encode(text, {.parse_special = true});
+        CHECK(same.encode(text, {.parse_special = true}) == ids);
+        CHECK(same.decode(ids) == tokenizer.decode(ids));
+    }
+    CHECK_THROWS_AS(Tokenizer::from({}), prism::LoadError);
 }
 
 TEST_CASE("text/tokenizer: every part of tokenizer.json answers as tokenizers 0.19.1 does") {

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -103,10 +104,11 @@ public:
         const std::size_t       n = file.bytes();
         if (n == 0) return make(nullptr, {}, file.name());
         if (mode == FileMode::copy) {
-            auto memory = std::make_shared_for_overwrite<std::byte[]>(n);
-            file.read({memory.get(), n});
-            const std::span<const std::byte> bytes{memory.get(), n};
-            return make(std::move(memory), bytes, file.name());
+            constexpr std::align_val_t line{64};  // what lies at a multiple of 64 in the file does so in memory, too
+            auto* const                memory = static_cast<std::byte*>(::operator new(n, line));
+            std::shared_ptr<const void> owner{memory, [](void* p) { ::operator delete(p, line); }};
+            file.read({memory, n});
+            return make(std::move(owner), {memory, n}, file.name());
         }
         void* const pages = ::mmap(nullptr, n, PROT_READ, MAP_PRIVATE, file.fd(), 0);
         if (pages == MAP_FAILED) throw LoadError{file.name(), "cannot be mapped: " + detail::system_reason()};

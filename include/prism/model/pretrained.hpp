@@ -1,11 +1,13 @@
 // from_pretrained: published weights as they are, with everything around them: tokenizer, prompts, transforms.
 //
-//     auto vlm = prism::from_pretrained(cpu, "prism-dinosiglip+7b");     // a run folder, OpenVLA's, LLaVA's
+//     auto vlm = prism::from_pretrained(cpu, "prism-dinosiglip+7b");     // a run folder, OpenVLA's, LLaVA's, a packed file
 //     vlm.model.see(...);   vlm.tokenizer->encode(...);   vlm.prompts();
 #pragma once
 
 #include "prism/model/language_files.hpp"
+#include "prism/model/packed.hpp"
 #include "prism/model/prismatic.hpp"
+#include "prism/model/settings.hpp"
 #include "prism/model/tower_files.hpp"
 #include "prism/text/prompt.hpp"
 #include "prism/text/tokenizer.hpp"
@@ -39,10 +41,20 @@ constexpr std::string_view to_string(Layout layout) {
     return names[static_cast<std::size_t>(layout)];
 }
 
-/// Which layout a folder has, from its config.json. Throws LoadError, ConfigError.
+/// The layout of the folder that a model was packed from. Throws LoadError for a model of somebody's own.
+inline Layout layout_of(const PackedModel& packed) {
+    if (packed.layout == packed_module) throw LoadError{packed.weights.file(), "holds a model of somebody's own, which only the program that has it can open (PackedModel)"};
+    for (const Layout layout : {Layout::prismatic_run, Layout::openvla, Layout::llava, Layout::language_model, Layout::tower})
+        if (packed.layout == to_string(layout)) return layout;
+    throw FormatError{packed.weights.file(), detail::bundle_header_at, "the layout '" + packed.layout + "' is none that is known here"};
+}
+
+/// Which layout a folder has, from its config.json, or a packed file had, from its header. Throws LoadError, ConfigError,
+/// FormatError.
 inline Layout layout_of(const std::filesystem::path& folder) {
     if (!std::filesystem::exists(folder)) throw LoadError{folder.string(), "does not exist"};
-    if (!std::filesystem::is_directory(folder)) throw LoadError{folder.string(), "is no folder; a model is a folder with a config.json"};
+    if (is_packed(folder)) return layout_of(PackedModel::open(folder));
+    if (!std::filesystem::is_directory(folder)) throw LoadError{folder.string(), "is no folder and no packed file; a model is a folder with a config.json, or packed into one file"};
     if (!std::filesystem::exists(folder / "config.json")) throw LoadError{folder.string(), "holds no config.json"};
     const auto c = ConfigReader::open(folder / "config.json");
     if (c.has("architecture")) return Layout::tower;
@@ -123,19 +135,6 @@ inline void add_pad_token(Tokenizer& tokenizer, std::string_view llm_backbone_id
 inline void take_vocabulary(LanguageModelConfig& config, const Checkpoint& llm) {
     if (const TensorInfo* table = llm.find("model.embed_tokens.weight"); table && table->shape.size() == 2)
         std::visit([&](auto& c) { c.vocab_size = table->shape[0]; }, config);
-}
-
-inline Statistics read_statistics(const ConfigReader& c, const char* mean, const char* std) {
-    Statistics s;
-    const auto take = [&](const char* key, std::array<float, 3>& out) {
-        const auto values = c.reals(key);
-        if (values.size() != 3) c.refuse(key, "three numbers");
-        for (std::size_t i = 0; i < 3; ++i) out[i] = static_cast<float>(values[i]);
-    };
-    take(mean, s.mean), take(std, s.std);
-    for (float x : s.std)
-        if (!(x > 0)) c.refuse(std, "three numbers over 0");
-    return s;
 }
 
 /// The folder of one tower below `root`: named by its key, or the only one whose name begins so ("clip-gelu").
@@ -363,14 +362,42 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
     return p;
 }
 
+inline std::optional<Tokenizer> packed_tokenizer_of(const PackedModel& packed) {
+    if (!packed.tokenizer) return std::nullopt;
+    return Tokenizer::from(*packed.tokenizer);
+}
+
+/// A packed file, where the caller wants another part of a model than it may hold.
+inline PackedModel open_packed_as(Layout wanted, const std::filesystem::path& file, const PretrainedOptions& options) {
+    PackedModel packed = PackedModel::open(file, options.mode);
+    packed.expect_as_stored(options.load.kept ? "to be converted" : "");
+    if (layout_of(packed) != wanted) throw LoadError{file.string(), "is a packed " + packed.layout + ", and no " + std::string(to_string(wanted))};
+    return packed;
+}
+
+template <Backend B>
+Pretrained<B> open_packed(B& be, Layout layout, const std::filesystem::path& file, const PretrainedOptions& options) {
+    const PackedModel   packed = open_packed_as(layout, file, options);
+    const ConfigReader& c = packed.settings;
+    Pretrained<B> p{.layout = layout, .model = Prismatic<B>{prismatic_settings(c.object("model"))}, .tokenizer = packed_tokenizer_of(packed),
+                    .prompt_style = c.text("prompt_style"), .picture_at = static_cast<std::size_t>(c.integer("picture_at", 0, 1 << 24))};
+    if (c.has("image_token")) p.image_token = static_cast<std::int32_t>(c.integer("image_token", 0, 1 << 24));
+    p.action_statistics = read_action_statistics(c.object("action_statistics"));
+    p.action_vocabulary = {.size = c.object("action_vocabulary").count("size"), .n_bins = c.object("action_vocabulary").count("n_bins")};
+    prism::load(be, p.model, packed.weights, {}, {}, options.load);
+    return p;
+}
+
 }  // namespace detail
 
-/// Opens a vision-language model folder: a Prismatic run (with vision/<tower>/ and llm/ in it, or named by the options),
-/// or the Hugging Face form of Prismatic, OpenVLA or LLaVA-1.5. Weights stay in their files and formats. Throws
-/// LoadError, FormatError or ConfigError.
+/// Opens a vision-language model: the folder of a Prismatic run (with vision/<tower>/ and llm/ in it, or named by the
+/// options), the Hugging Face form of Prismatic, OpenVLA or LLaVA-1.5, or a file that one of these was packed into. Weights
+/// stay in their files and formats. Throws LoadError, FormatError or ConfigError.
 template <Backend B>
 Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const PretrainedOptions& options = {}) {
-    switch (layout_of(folder)) {
+    const Layout layout = layout_of(folder);
+    if (layout != Layout::language_model && layout != Layout::tower && is_packed(folder)) return detail::open_packed(be, layout, folder, options);
+    switch (layout) {
         case Layout::prismatic_run: return detail::open_prismatic_run(be, folder, options);
         case Layout::openvla: return detail::open_openvla(be, folder, options);
         case Layout::llava: return detail::open_llava(be, folder, options);
@@ -380,10 +407,14 @@ Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const 
     throw LoadError{folder.string(), "is a vision tower alone: open it with tower_from_pretrained"};
 }
 
-/// The tokenizer of a model folder of any layout, as the model uses it, without opening any weights; of a folder or file
-/// that holds nothing but a tokenizer, that, with the pad token that Prismatic adds to a tokenizer that has none. Throws
-/// LoadError when there is no tokenizer.
+/// The tokenizer of a model folder of any layout, or of a packed file, as the model uses it, without opening any weights;
+/// of a folder or file that holds nothing but a tokenizer, that, with the pad token that Prismatic adds to a tokenizer that
+/// has none. Throws LoadError when there is no tokenizer.
 inline Tokenizer tokenizer_from_pretrained(const std::filesystem::path& path, const PretrainedOptions& options = {}) {
+    if (is_packed(path)) {
+        if (auto tokenizer = detail::packed_tokenizer_of(PackedModel::open(path))) return *std::move(tokenizer);
+        throw LoadError{path.string(), "was packed without a tokenizer"};
+    }
     if (!std::filesystem::is_directory(path) || !std::filesystem::exists(path / "config.json")) {
         Tokenizer tokenizer = Tokenizer::open(path);
         if (!tokenizer.pad_id()) tokenizer.add_special("<PAD>", SpecialRole::pad);
@@ -410,6 +441,12 @@ struct PretrainedLanguageModel {
 
 template <Backend B>
 PretrainedLanguageModel<B> language_model_from_pretrained(B& be, const std::filesystem::path& folder, const PretrainedOptions& options = {}) {
+    if (is_packed(folder)) {
+        const PackedModel          packed = detail::open_packed_as(Layout::language_model, folder, options);
+        PretrainedLanguageModel<B> p{LanguageModel<B>{language_model_settings(packed.settings)}, detail::packed_tokenizer_of(packed)};
+        load_language_model(be, p.llm, packed.weights, options.load);
+        return p;
+    }
     LanguageModelConfig config = language_model_config(ConfigReader::open(folder / "config.json"));
     const Checkpoint    file = Checkpoint::open(folder, options.mode);
     detail::take_vocabulary(config, file);
@@ -428,14 +465,24 @@ struct PretrainedTower {
 /// `image_size` 0: as the folder says. Another size resamples the position table.
 template <Backend B>
 PretrainedTower<B> tower_from_pretrained(B& be, const std::filesystem::path& folder, std::size_t image_size = 0, const PretrainedOptions& options = {}) {
-    const auto json = ConfigReader::open(folder / "config.json");
-    VitConfig  config = timm_config(json);
-    if (image_size) config.image_size = image_size;
-    if (config.n_patches() == 0 || config.n_patches() > 1 << 16)
-        throw ConfigError{"image_size", std::to_string(config.image_size), "one that gives 1 to 65536 patches of " + std::to_string(config.patch_size) + " pixels"};
-    ImageTransform transform{.stats = statistics::half, .strategy = Resize::naive, .size = config.image_size};
+    const auto of_size = [&](VitConfig c) {
+        if (image_size) c.image_size = image_size;
+        if (c.n_patches() == 0 || c.n_patches() > 1 << 16)
+            throw ConfigError{"image_size", std::to_string(c.image_size), "one that gives 1 to 65536 patches of " + std::to_string(c.patch_size) + " pixels"};
+        return c;
+    };
+    if (is_packed(folder)) {
+        const PackedModel  packed = detail::open_packed_as(Layout::tower, folder, options);
+        PretrainedTower<B> p{Vit<B>{of_size(vit_settings(packed.settings.object("vit")))}, transform_settings(packed.settings.object("transform"))};
+        p.transform.size = p.vit.config.image_size;
+        load_tower(be, p.vit, packed.weights, options.load);
+        return p;
+    }
+    const auto      json = ConfigReader::open(folder / "config.json");
+    const VitConfig config = of_size(timm_config(json));
+    ImageTransform  transform{.stats = statistics::half, .strategy = Resize::naive, .size = config.image_size};
     if (json.has("pretrained_cfg") && json.object("pretrained_cfg").has("mean"))
-        transform.stats = detail::read_statistics(json.object("pretrained_cfg"), "mean", "std");
+        transform.stats = read_statistics(json.object("pretrained_cfg"), "mean", "std");
     PretrainedTower<B> p{Vit<B>{config}, transform};
     load_tower(be, p.vit, Checkpoint::open(folder, options.mode), options.load);
     return p;

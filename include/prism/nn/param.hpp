@@ -32,6 +32,13 @@ public:
     /// The type of the values.
     Dtype dtype() const { return dtype_; }
 
+    /// The values as they lie in memory, to write them as they are.
+    TensorInfo stored() const {
+        TensorInfo t;
+        t.dtype = dtype_, t.shape = shape_, t.data = static_cast<const std::byte*>(data()), t.owner = placed_.owner, t.panels = placed_.panels;
+        return t;
+    }
+
     /// Takes values that lie where the backend can read them, in a type that the parameter may have.
     void take(Placed values, Dtype dtype) noexcept { placed_ = std::move(values), dtype_ = dtype; }
     /// Makes the part absent, as if the configuration said so.

@@ -18,6 +18,7 @@
 #include "prism/text/piece.hpp"
 #include "prism/text/sentencepiece.hpp"
 #include "prism/text/tokenizer_gguf.hpp"
+#include "prism/text/tokenizer_files.hpp"
 #include "prism/text/tokenizer_json.hpp"
 #include "prism/text/tokenizer_state.hpp"
 #include "prism/text/unicode.hpp"
@@ -50,6 +51,18 @@ struct DecodeOptions {
 
 /// What a control token is for.
 enum class SpecialRole { none, bos, eos, pad, unk };
+
+/// What a tokenizer was made of: files, and the tokens that were added afterwards, in that order. It is enough to make
+/// an equal one.
+struct TokenizerOrigin {
+    struct Added {
+        std::string content;
+        SpecialRole role = SpecialRole::none;
+        bool        operator==(const Added&) const = default;
+    };
+    TokenizerFiles     files{};
+    std::vector<Added> added{};
+};
 
 /// Turns ids into text one by one. Gives out whole characters only, and nothing that later ids could still change, so
 /// that all it gives out, joined, is what decode() gives for the whole sequence. Runs of byte tokens are therefore held
@@ -114,31 +127,22 @@ public:
     /// known here.
     static Tokenizer open(const std::filesystem::path& folder_or_file) {
         std::error_code none;
-        if (!std::filesystem::is_directory(folder_or_file, none))
-            return Tokenizer{read(MappedFile::open(folder_or_file))};
-        const auto& folder = folder_or_file;
-        const auto  has = [&](const char* name) { return std::filesystem::exists(folder / name, none); };
-        const auto  read_from = [&](const char* name, bool prefix = true) {
-            return read(MappedFile::open(folder / name), prefix);
-        };
-        const detail::TokenizerSettings settings{folder};
-        // Where the settings speak of a prefix space, transformers converts the SentencePiece file anew.
-        const bool no_prefix = settings.known_class().llama && !settings.root().flag("add_prefix_space", true);
-        auto       state = [&] {
-            if (has("tokenizer.json") && !(no_prefix && has("tokenizer.model"))) return read_from("tokenizer.json");
-            if (has("tokenizer.model")) return read_from("tokenizer.model", !no_prefix);
-            if (has("vocab.json") && has("merges.txt")) return detail::vocab_and_merges_state(folder, settings);
-            throw LoadError{folder.string(),
-                            "holds no tokenizer.json, no tokenizer.model, and not vocab.json with merges.txt"};
-        }();
-        settings.apply(state);
-        return Tokenizer{std::move(state)};
+        if (std::filesystem::is_directory(folder_or_file, none)) return from({.files = TokenizerFiles::in(folder_or_file)});
+        return from_file(MappedFile::open(folder_or_file));
+    }
+
+    /// From what another one was made of. Throws the same.
+    static Tokenizer from(TokenizerOrigin origin) {
+        auto      added = std::exchange(origin.added, {});
+        Tokenizer tokenizer{state_of(origin.files), std::move(origin)};
+        for (const auto& token : added) tokenizer.add_special(token.content, token.role);
+        return tokenizer;
     }
 
     /// From the bytes of such a file; `name` stands in messages. Throws FormatError.
     static Tokenizer from_bytes(std::string_view bytes, const std::string& name) {
         const auto view = std::as_bytes(std::span{bytes});
-        return Tokenizer{read(MappedFile::of({view.begin(), view.end()}, name))};
+        return from_file(MappedFile::of({view.begin(), view.end()}, name));
     }
 
     /// The ids of a text.
@@ -182,6 +186,9 @@ public:
         return state_->bpe.vocabulary().size() + state_->added.beyond(state_->bpe.vocabulary());
     }
 
+    /// What it was made of. Files that were mapped stay mapped as long as the tokenizer is there.
+    const TokenizerOrigin& origin() const { return *origin_; }
+
     /// Makes `content` a control token and gives it a role: Prismatic adds <PAD> so. A text that is a token already
     /// keeps its id, another one gets the next. Streams that are open keep to what was before. Throws ConfigError when
     /// empty.
@@ -197,16 +204,39 @@ public:
             case SpecialRole::unk: state->unk = id; break;
         }
         state->prepare();
-        state_ = std::move(state);
+        auto origin = std::make_shared<TokenizerOrigin>(*origin_);
+        if (const TokenizerOrigin::Added token{content, role}; origin->added.empty() || origin->added.back() != token) origin->added.push_back(token);
+        state_ = std::move(state), origin_ = std::move(origin);
         return id;
     }
 
 private:
-    explicit Tokenizer(detail::TokenizerState state)
-        : state_(std::make_shared<const detail::TokenizerState>(std::move(state))) {}
+    Tokenizer(detail::TokenizerState state, TokenizerOrigin origin)
+        : state_(std::make_shared<const detail::TokenizerState>(std::move(state))), origin_(std::make_shared<const TokenizerOrigin>(std::move(origin))) {}
+
+    static Tokenizer from_file(std::shared_ptr<const MappedFile> file) {
+        TokenizerOrigin origin{.files = {.where = file->path()}};
+        origin.files.files.emplace(TokenizerFiles::alone, std::move(file));
+        return from(std::move(origin));
+    }
+
+    static detail::TokenizerState state_of(const TokenizerFiles& files) {
+        if (const auto file = files.find(TokenizerFiles::alone)) return read(file);
+        const detail::TokenizerSettings settings{files};
+        // Where the settings speak of a prefix space, transformers converts the SentencePiece file anew.
+        const bool no_prefix = settings.known_class().llama && !settings.root().flag("add_prefix_space", true);
+        auto       state = [&] {
+            if (files.has("tokenizer.json") && !(no_prefix && files.has("tokenizer.model"))) return read(files.find("tokenizer.json"));
+            if (files.has("tokenizer.model")) return read(files.find("tokenizer.model"), !no_prefix);
+            if (files.has("vocab.json") && files.has("merges.txt")) return detail::vocab_and_merges_state(files, settings);
+            throw LoadError{files.where, "holds no tokenizer.json, no tokenizer.model, and not vocab.json with merges.txt"};
+        }();
+        settings.apply(state);
+        return state;
+    }
 
     static detail::TokenizerState read(const std::shared_ptr<const MappedFile>& file, bool dummy_prefix = true) {
-        const std::string_view bytes(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+        const std::string_view bytes = detail::text_of(*file);
         if (bytes.starts_with("GGUF")) return detail::gguf_state(Gguf{file});
         const std::size_t first = bytes.find_first_not_of(" \t\r\n");
         if (first != std::string_view::npos && bytes[first] == '{')
@@ -261,6 +291,7 @@ private:
     }
 
     std::shared_ptr<const detail::TokenizerState> state_;
+    std::shared_ptr<const TokenizerOrigin>        origin_;
 };
 
 }  // namespace prism

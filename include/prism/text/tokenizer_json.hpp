@@ -8,13 +8,13 @@
 #include "prism/core/error.hpp"
 #include "prism/io/file.hpp"
 #include "prism/io/json.hpp"
+#include "prism/text/tokenizer_files.hpp"
 #include "prism/text/tokenizer_state.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
@@ -376,13 +376,12 @@ inline constexpr std::array<TokenizerClass, 5> tokenizer_classes{{
 /// special_tokens_map.json and added_tokens.json.
 class TokenizerSettings {
 public:
-    explicit TokenizerSettings(const std::filesystem::path& folder) {
+    explicit TokenizerSettings(const TokenizerFiles& files) {
         const auto read = [&](const char* name) {
-            const auto      path = folder / name;
-            std::error_code none;
-            return std::filesystem::exists(path, none) ? read_json(path) : Json();
+            const auto file = files.find(name);
+            return file ? parse_json(text_of(*file), file->path()) : Json();
         };
-        file_ = (folder / "tokenizer_config.json").string();
+        file_ = files.place("tokenizer_config.json");
         json_ = read("tokenizer_config.json");
         present_ = json_.is_object();
         if (!present_) json_ = Json::object();
@@ -504,21 +503,21 @@ private:
     TokenizerClass class_{};
 };
 
-/// A byte-level tokenizer from vocab.json and merges.txt, as the classes of transformers convert them. Throws
-/// FormatError.
-inline TokenizerState vocab_and_merges_state(const std::filesystem::path& folder, const TokenizerSettings& settings) {
-    const std::string vocab_file = (folder / "vocab.json").string(), merges_file = (folder / "merges.txt").string();
-    const Json        json = read_json(vocab_file);
-    Vocabulary        vocab = read_vocabulary(JsonAt{json, vocab_file});
-    const std::string text = read_file(merges_file);
+/// A byte-level tokenizer from vocab.json and merges.txt, both of which are there, as the classes of transformers convert
+/// them. Throws FormatError.
+inline TokenizerState vocab_and_merges_state(const TokenizerFiles& files, const TokenizerSettings& settings) {
+    const auto             vocab_file = files.find("vocab.json"), merges_file = files.find("merges.txt");
+    const Json             json = parse_json(text_of(*vocab_file), vocab_file->path());
+    Vocabulary             vocab = read_vocabulary(JsonAt{json, vocab_file->path()});
+    const std::string_view text = text_of(*merges_file);
     std::vector<std::array<std::int32_t, 3>> merges;
     for (std::size_t at = 0, end; at < text.size(); at = end + 1) {
         end = std::min(text.find('\n', at), text.size());
-        std::string_view line = std::string_view(text).substr(at, end - at);
+        std::string_view line = text.substr(at, end - at);
         if (line.ends_with('\r')) line.remove_suffix(1);
         if (line.empty() || (at == 0 && line.starts_with("#version"))) continue;
         merges.push_back(merge_ids(vocab, line, [&](const std::string& problem) {
-            throw FormatError{merges_file, at, problem};
+            throw FormatError{merges_file->path(), at, problem};
         }));
     }
     TokenizerState state{Bpe{std::move(vocab), merges, {.byte_level = true}}};

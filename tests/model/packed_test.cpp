@@ -45,7 +45,8 @@ void check_same_weights(const M& packed, const M& direct) {
         const bool same = path == name && found.dtype == want.dtype && found.shape == want.shape && found.panels == want.panels && std::memcmp(found.data, want.data, bytes) == 0;
         CHECK_MESSAGE(same, path);
         CHECK_MESSAGE(found.owner.get() == owner, path);  // used where it lies: nothing was copied
-        CHECK_MESSAGE(found.panels == (path.find("weight") != path.npos && p.shape().size() > 1 && !(path.ends_with("embed_tokens.weight"))), path);
+        if (path.ends_with("embed_tokens.weight")) return;  // read by rows, or, where the head is tied to it, in products too
+        CHECK_MESSAGE(found.panels == (path.find("weight") != path.npos && p.shape().size() > 1), path);
     });
     CHECK(next == expected.end());
 }

@@ -83,18 +83,21 @@ public:
 
     void used(std::size_t workspace_bytes) { cost_.workspace_bytes = workspace_bytes; }
 
-private:
+    // What operations are made of; Training<Dry> counts with them too.
+    void worked(std::uint64_t flops) { cost_.flops += flops; }
     void product(Matrix<const float> x, const AnyPacked<nowhere>& w) {
         cost_.flops += 2 * std::uint64_t{x.rows()} * w.rows * w.cols;
         weights(std::uint64_t{w.rows} * w.cols);
     }
-    void weights(std::uint64_t n) {
-        cost_.weight_bytes += stored_bytes(weights_, n);
-        cost_.bytes += stored_bytes(weights_, n);
-    }
     template <class... V>
     void moved(const V&... views) {
         cost_.bytes += ((std::uint64_t{views.size()} * sizeof(float)) + ...);
+    }
+
+private:
+    void weights(std::uint64_t n) {
+        cost_.weight_bytes += stored_bytes(weights_, n);
+        cost_.bytes += stored_bytes(weights_, n);
     }
 
     Cost  cost_;

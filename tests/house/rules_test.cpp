@@ -37,7 +37,7 @@ const std::map<std::string, std::vector<std::string>> arrows{
     {"model", {"vision", "lm", "fusion", "image", "text"}},
     {"generate", {"model"}},
     {"eval", {"generate"}},
-    {"train", {"nn", "vision", "lm", "fusion"}},
+    {"train", {"model"}},
 };
 
 bool may_include(const std::string& room, const std::string& other) {

@@ -26,9 +26,10 @@ enum class Role { human, gpt };
 /// The text around messages. A prompt is `first_open` m `human_close` m `gpt_close` `human_open` m `human_close` ...
 struct PromptFormat {
     std::string first_open, human_open, human_close, gpt_close;
-    bool        preview_opens = true;  // a preview of the first turn begins with first_open, too, not with human_open
-    bool        stripped = true;       // white space at the end of a prompt is dropped
-    std::string after_gpt{};           // put in place of the last line feed when a prompt ends in a gpt turn
+    bool        preview_opens = true;   // a preview of the first turn begins with first_open, too, not with human_open
+    bool        stripped = true;        // white space at the end of a prompt is dropped
+    std::string after_gpt{};            // put in place of the last line feed when a prompt ends in a gpt turn
+    bool        turns_stripped = true;  // in training, where turns are encoded one by one, white space at their ends is dropped
 };
 
 /// The text of pieces, joined.
@@ -136,7 +137,7 @@ inline PromptFormat llama2_chat(std::string_view system = system_text::llama2_ch
 
 inline PromptFormat mistral_instruct() { return {"[INST] ", "[INST] ", " [/INST] ", "</s>"}; }
 
-inline PromptFormat phi() { return {"<|endoftext|>Input: ", "Input: ", "\nOutput: ", "\n<|endoftext|>", false}; }
+inline PromptFormat phi() { return {"<|endoftext|>Input: ", "Input: ", "\nOutput: ", "\n<|endoftext|>", false, true, {}, false}; }
 
 /// ChatML, as MiniVLA has it.
 inline PromptFormat qwen(std::string_view system = system_text::qwen) {
@@ -147,7 +148,8 @@ inline PromptFormat qwen(std::string_view system = system_text::qwen) {
             "<|im_end|>\n",
             false,
             false,
-            "<|endoftext|>"};
+            "<|endoftext|>",
+            false};
 }
 
 /// llava-hf/llava-1.5-*-hf. `<image>` is the token whose place the picture takes.

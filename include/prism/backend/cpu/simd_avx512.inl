@@ -20,6 +20,7 @@ inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F sqrt(F a) { return _mm512_maskz_sqrt_ps(full, a); }
 inline F max(F a, F b) { return _mm512_maskz_max_ps(full, a, b); }
 inline F min(F a, F b) { return _mm512_maskz_min_ps(full, a, b); }
 inline F round(F a) { return _mm512_maskz_roundscale_ps(full, a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

@@ -29,6 +29,10 @@ inline F sub(F a, F b) { return a - b; }
 inline F mul(F a, F b) { return a * b; }
 inline F div(F a, F b) { return a / b; }
 inline F fma(F a, F b, F c) { return a * b + c; }
+inline F sqrt(F a) {
+    for (int i = 0; i < lanes; ++i) a[i] = std::sqrt(a[i]);
+    return a;
+}
 inline F max(F a, F b) {
     for (int i = 0; i < lanes; ++i) a[i] = a[i] > b[i] ? a[i] : b[i];
     return a;

@@ -73,6 +73,7 @@ inline void bench_vision(Cpu& be, const BackboneSpec& spec, const BenchOptions& 
         d += config.d_model;
     }
     const std::size_t  n = towers[0].n_patches();
+    result.form = be.form_of(options.weights, n);
     std::vector<float> features(n * d);
     const Cost         cost = dry_run([&](Dry& dry, Workspace<Dry>& ws) {
         std::vector<Vit<Dry>>       twins;
@@ -88,6 +89,7 @@ inline void bench_vision(Cpu& be, const BackboneSpec& spec, const BenchOptions& 
 /// `n_new` tokens after `n_before`, the scores of the last one included.
 inline void bench_decoder(Cpu& be, const LanguageModelConfig& config, std::size_t n_before, std::size_t n_new, const BenchOptions& options, BenchResult& result) {
     LanguageModel<Cpu> llm{config};
+    result.form = be.form_of(options.weights, n_new);
     randomise(be, llm, {.seed = 1, .matrices = options.weights, .distinct_rows = 64});
     const auto run = [&](auto& backend, auto& ws, auto& model, auto& cache, const std::vector<std::int32_t>& ids) {
         using B = std::remove_cvref_t<decltype(backend)>;
@@ -133,6 +135,7 @@ inline std::array<std::size_t, 3> matmul_sizes(std::string_view sizes) {
 
 inline void bench_matmul(Cpu& be, std::string_view sizes, const BenchOptions& options, BenchResult& result) {
     const auto [m, k, n] = matmul_sizes(sizes);
+    result.form = be.form_of(options.weights, m);
     Linear<Cpu> layer(k, n, false);
     randomise(be, layer, {.matrices = options.weights, .distinct_rows = 64});
     Workspace<Cpu> ws{be, (m + 1) * (k + n + 64) * sizeof(float)};
@@ -176,7 +179,7 @@ inline BenchCase bench_case(std::string_view name) {
 /// Weights are made in memory in their format. `limits`: what measure_limits(be) gave. Throws ConfigError for other names.
 inline BenchResult run_bench(Cpu& be, std::string_view name, const MachineLimits& limits, const BenchOptions& options = {}) {
     BenchResult result{.name = std::string(name), .threads = be.threads(), .weights = options.weights, .compute = be.compute(),
-                       .form = be.form_of(options.weights), .limits = limits};
+                       .limits = limits};
     const auto [kind, what] = bench_case(name);
     if (options.runs == 0) throw ConfigError{"runs", "0", "at least 1"};
     if (kind == "vision") detail::bench_vision(be, backbone_from_id(what), options, result);

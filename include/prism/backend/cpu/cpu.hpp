@@ -30,7 +30,8 @@ namespace prism {
 /// How products take their rows. Weights are what they are in both.
 enum class Compute : std::uint8_t {
     exact,  // as in f32 arithmetic: with bf16 weights to 2^-16 of a value at least, with blocks to 2^-16 of the largest of 32
-    fast,   // rounded to bf16 for bf16 weights, to int8 for blocks, where the processor is faster then; so is attention
+    fast,   // rounded where the processor is faster then: to bf16 for bf16 weights, to int8 for blocks, or to bf16 if more than
+            // 32 rows come at once and that is faster; so is attention. Bits may depend on which of these a row takes.
 };
 
 struct CpuOptions {
@@ -60,8 +61,8 @@ public:
     std::uint64_t flops_done() const { return flops_.load(std::memory_order_relaxed); }
     const cpu::Kernels& kernels() const { return *kernels_; }
 
-    /// The form in which products with weights of this format take their rows.
-    cpu::Form form_of(Dtype weights) const { return product_of(weights).form; }
+    /// The form in which products of so many rows with weights of this format take them.
+    cpu::Form form_of(Dtype weights, std::size_t rows) const { return product_of(weights, rows).form; }
 
     /// body(begin, end) for [0, n) in pieces of `piece`, on all threads.
     template <class Body>
@@ -69,10 +70,18 @@ public:
         pool_.parallel_for(n, piece, std::forward<Body>(body));
     }
 
+    /// Aligned to 64 bytes; large pieces lie in huge pages where the system has them, because products look at thousands
+    /// of ordinary pages at a time.
     Buffer<host> allocate(std::size_t bytes) {
         if (bytes == 0) return {};
-        return {::operator new(bytes, std::align_val_t{64}), bytes,
-                [](void* p, std::size_t) noexcept { ::operator delete(p, std::align_val_t{64}); }};
+        constexpr std::size_t huge_page = std::size_t{2} << 20;
+        if (bytes < 2 * huge_page)
+            return {::operator new(bytes, std::align_val_t{64}), bytes, [](void* p, std::size_t) noexcept { ::operator delete(p, std::align_val_t{64}); }};
+        void* const memory = ::operator new(bytes, std::align_val_t{huge_page});
+#if defined(__linux__)
+        ::madvise(memory, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
+        return {memory, bytes, [](void* p, std::size_t) noexcept { ::operator delete(p, std::align_val_t{huge_page}); }};
     }
 
     /// In place when the tensor already has this type, dense rows and the alignment of its elements; else converted, or
@@ -130,7 +139,7 @@ public:
         std::array<Job, 8> jobs;
         for (std::size_t i = 0; i < parts.size();) {
             std::size_t n = 0;
-            for (; i < parts.size() && n < jobs.size() && (n == 0 || form_of(parts[i].w.dtype) == form_of(jobs[0].w.dtype)); ++i)
+            for (; i < parts.size() && n < jobs.size() && (n == 0 || form_of(parts[i].w.dtype, x.rows()) == form_of(jobs[0].w.dtype, x.rows())); ++i)
                 jobs[n++] = {parts[i].w, {}, {.bias = parts[i].bias}, parts[i].y};
             multiply(x, std::span(jobs).first(n));
         }
@@ -286,8 +295,9 @@ private:
         Matrix<float>   y{};
     };
 
-    const cpu::Product& product_of(Dtype weights) const {
-        return (compute_ == Compute::fast ? kernels_->rounded_products : kernels_->products)[cpu::index_of(weights)];
+    const cpu::Product& product_of(Dtype weights, std::size_t rows) const {
+        const auto& products = compute_ == Compute::exact ? kernels_->products : rows > cpu::few_rows ? kernels_->rounded_blocks : kernels_->rounded_products;
+        return products[cpu::index_of(weights)];
     }
 
     static cpu::WeightRows weight_rows(const AnyPacked<host>& w) { return {w.data, w.stride, w.panels, w.first}; }
@@ -297,7 +307,7 @@ private:
     void multiply(Matrix<const float> x, std::span<const Job> jobs) {
         using Tile = cpu::ProductTile;
         if (x.rows() == 0 || jobs.empty()) return;
-        const cpu::Form   form = form_of(jobs[0].w.dtype);
+        const cpu::Form   form = form_of(jobs[0].w.dtype, x.rows());
         const std::size_t k = x.cols(), m = x.rows(), bytes = cpu::Activations::bytes(form, m, k);
         const auto        rows_of_x = cpu::Activations::at(form, x.data(), x.ld(), m, k, bytes ? cpu::activation_memory(bytes) : nullptr);
         if (form != cpu::Form::f32) {
@@ -327,7 +337,7 @@ private:
             const Job&        job = jobs[which];
             const std::size_t across = tile / n_down * width, down = tile % n_down * height;
             if (down >= m) return;
-            product_of(job.w.dtype).run({.x = rows_of_x.from(down), .m = std::min(height, m - down), .k = k, .w = weight_rows(job.w), .up = weight_rows(job.up),
+            product_of(job.w.dtype, m).run({.x = rows_of_x.from(down), .m = std::min(height, m - down), .k = k, .w = weight_rows(job.w), .up = weight_rows(job.up),
                                    .begin = across, .end = std::min(across + width, job.w.rows), .n = job.w.rows, .bias = job.after.bias.data(), .act = job.after.act,
                                    .add = job.after.add, .gamma = job.after.gamma.data(), .y = job.y.data() + down * job.y.ld(), .ldy = job.y.ld()});
         });

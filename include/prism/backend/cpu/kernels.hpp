@@ -161,10 +161,13 @@ struct Burst {
     double operations = 0;
 };
 
+inline constexpr std::size_t few_rows = 32;
+
 struct Kernels {
     std::size_t panel_cols;           // columns that are computed together
     Product     products[n_formats];          // with rows as they are, or as good as that
     Product     rounded_products[n_formats];  // with rows rounded to bf16 or int8 where that is faster
+    Product     rounded_blocks[n_formats];    // the same for more than `few_rows` rows, where another form is faster then
     void (*convert)(Form, std::size_t cols, const Activations&, std::size_t row);
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* y, std::size_t d);
     void (*rms_norm)(const float* x, const float* weight, float eps, float* y, std::size_t d);
@@ -247,7 +250,7 @@ template <int = 0>
 constexpr Kernels kernels() {
     Kernels k = avx512::kernels();
     use_blocks<MultiplyBlocks>(k);
-    k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16>};
+    k.rounded_products[bf16_index] = k.rounded_blocks[bf16_index] = {Form::bf16, product<MultiplyBf16>};
     k.convert = convert;
     k.burst_bf16 = {burst_bf16, 4.0 * chains * lanes};
     k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
@@ -273,6 +276,10 @@ constexpr Kernels kernels() {
     k.rounded_attend_f32.block = attend_tiles<float>;
     k.rounded_attend_bf16.block = attend_tiles<bf16_t>;
     use_blocks<MultiplyBlockTiles>(k);
+    k.rounded_blocks[bf16_index] = k.rounded_products[bf16_index];
+    k.rounded_blocks[q8_index] = {Form::bf16, product<MultiplySpreadTiles<q8>>};
+    k.rounded_blocks[q4_index] = {Form::bf16, product<MultiplySpreadTiles<q4>>};
+    k.rounded_blocks[q4m_index] = {Form::bf16, product<MultiplySpreadTiles<q4m>>};
     k.burst_bf16 = {burst_tiles<false>, 4.0 * 2 * 16 * 16 * 32};
     k.burst_int8 = {burst_tiles<true>, 4.0 * 2 * 16 * 16 * 64};
     return k;

@@ -145,16 +145,31 @@ inline void multiply_rows(std::size_t m, const float* a, std::size_t lda, const 
         if (m) multiply_rows<T, R - 1>(m, a, lda, b, k, c, ldc, fresh);
 }
 
+/// Weights that are needed next: cache lines of each of the next panels, fetched while others are used.
+struct Ahead {
+    const std::byte* at = nullptr;
+    std::size_t      apart = 0, lines = 0, due = 0;  // bytes between the panels; lines of each that are left; those of them that are due
+
+    /// The part of the lines that belongs to the first of so many rows.
+    void share(std::size_t rows, std::size_t of) { due = (lines * rows + of - 1) / of; }
+    void fetch(std::size_t n) {
+        for (n = n < due ? n : due, due -= n, lines -= n; n; --n, at += 64)
+            for (std::size_t v = 0; v < tile_panels; ++v) __builtin_prefetch(at + v * apart, 0, 2);
+    }
+};
+
 /// What product() needs to know of one way to multiply: rows in f32, weights in a plain format.
 template <class P>
 struct MultiplyPlain {
     using format = P;
     static constexpr Form        form = Form::f32;
-    static constexpr std::size_t depth = 256;                // of the stretches in which sums are taken: 256 x 32 f32 stay in the first-level cache
+    static constexpr std::size_t depth = 192;                // of the stretches in which sums are taken: 192 x 32 f32 stay in the first-level cache
     static constexpr std::size_t row_step = 4 * tile_rows;   // rows between two looks at what to fetch next
-    static constexpr bool        widens = false;             // four-bit values are not spread out first
+    static constexpr std::size_t spread_bytes = 0;           // of a weight that is made ready by spread(); 0: used as it is
+    static constexpr bool        takes_few = true;           // a few rows take the whole sum at once, and weights as they are
     struct State {};                                         // kept from call to call of one tile
-    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool) {
+    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool, Ahead& ahead) {
+        ahead.fetch(ahead.due);
         multiply_rows<typename P::block>(m, x.x + p, x.ldx, b, k, c, panel, fresh);
     }
 };
@@ -217,21 +232,29 @@ struct Finish {
     }
 };
 
-/// From sums to results.
+/// From sums to results: m rows from row i on, the columns of the panels from j on.
 template <Activation A>
-inline void finish(const ProductTile& t, const float* sums, const float* up_sums) {
-    const std::size_t lo = t.w.first + t.begin, hi = t.w.first + t.end, j_begin = lo / panel_width * panel_width;
-    const bool        gated = t.up.rows || t.up.panels;
-    for (std::size_t j = j_begin; j < hi; j += lanes) {
-        const Finish after{t, j, lo, hi};
+inline void finish(const ProductTile& t, std::size_t j, std::size_t i, std::size_t m, const float* sums, const float* up_sums) {
+    const std::size_t lo = t.w.first + t.begin, hi = t.w.first + t.end;
+    for (int v = 0; v < tile_vectors; ++v, sums += lanes, up_sums += up_sums ? lanes : 0) {
+        const std::size_t column = j + static_cast<std::size_t>(v) * lanes;
+        const Finish      after{t, column, lo, hi};
         if (after.n == 0) continue;
-        const std::size_t at = (j - j_begin) / panel * panel * t.m + (j - j_begin) % panel;
-        float*            y = t.y + (j + after.skip - t.w.first);
-        for (std::size_t i = 0; i < t.m; ++i, y += t.ldy) {
-            const F v = activate<A>(add(load(sums + at + i * panel), after.bias));
-            if (gated) after.keep(y, mul(v, load(up_sums + at + i * panel)));
-            else after.keep(y, t.add ? add(after.some(y), t.gamma ? mul(after.gamma, v) : v) : v);
+        float* y = t.y + i * t.ldy + (column + after.skip - t.w.first);
+        for (std::size_t r = 0; r < m; ++r, y += t.ldy) {
+            const F x = activate<A>(add(load(sums + r * panel), after.bias));
+            if (up_sums) after.keep(y, mul(x, load(up_sums + r * panel)));
+            else after.keep(y, t.add ? add(after.some(y), t.gamma ? mul(after.gamma, x) : x) : x);
         }
+    }
+}
+inline void finish(Activation a, const ProductTile& t, std::size_t j, std::size_t i, std::size_t m, const float* sums, const float* up_sums) {
+    switch (a) {
+        case Activation::none: return finish<Activation::none>(t, j, i, m, sums, up_sums);
+        case Activation::gelu_erf: return finish<Activation::gelu_erf>(t, j, i, m, sums, up_sums);
+        case Activation::gelu_tanh: return finish<Activation::gelu_tanh>(t, j, i, m, sums, up_sums);
+        case Activation::quick_gelu: return finish<Activation::quick_gelu>(t, j, i, m, sums, up_sums);
+        case Activation::silu: return finish<Activation::silu>(t, j, i, m, sums, up_sums);
     }
 }
 
@@ -241,12 +264,14 @@ inline void product(const ProductTile& t) {
     using P = typename M::format;
     using L = PanelLayout<P>;
     constexpr std::size_t most = ProductTile::max_rows, width = ProductTile::max_cols + 2 * panel, apart = M::depth + 16;
-    constexpr std::size_t extra = M::form == Form::f32 ? most * apart : M::depth * panel / sizeof(float);  // copied rows, or spread weights
+    constexpr std::size_t wide_bytes = M::depth * panel_width * M::spread_bytes;                               // of one panel, spread
+    constexpr std::size_t extra = M::form == Form::f32 ? most * apart : tile_panels * wide_bytes / sizeof(float);  // copied rows, or spread weights
     static_assert(2 * most * width + extra + tile_panels * L::bytes(M::depth) / sizeof(float) <= scratch_floats);
-    const bool        few = t.m <= 8 && t.w.panels;  // one row block: nothing is gained by taking the sum in stretches
+    const bool        few = M::takes_few && t.m <= 8 && t.w.panels;  // one row block: nothing is gained by taking the sum in stretches
     const std::size_t depth = few ? (t.k ? t.k : 1) : M::depth;
     const std::size_t lo = t.w.first + t.begin, hi = t.w.first + t.end, total = t.w.first + t.n;
     const std::size_t j_begin = lo / panel_width * panel_width;
+    const bool        gated = t.up.rows || t.up.panels;
     float* const      sums = scratch();
     float* const      up_sums = sums + most * width;
     float* const      copy = sums + 2 * most * width;
@@ -263,36 +288,36 @@ inline void product(const ProductTile& t) {
             x.x = copy - p, x.ldx = apart;
         }
         for (std::size_t j = j_begin; j < hi; j += panel)
-            for (int second = 0; second < (t.up.rows || t.up.panels ? 2 : 1); ++second) {
-                PanelPart b[tile_panels]{};
-                parts_of<P>(second ? t.up : t.w, total, j, p, t.k, k, memory, b);
-                if constexpr (M::widens)
+            for (int second = 0; second < (gated ? 2 : 1); ++second) {
+                const WeightRows& w = second ? t.up : t.w;
+                PanelPart         b[tile_panels]{};
+                parts_of<P>(w, total, j, p, t.k, k, memory, b);
+                Ahead ahead;
+                if (w.panels && !few) {
+                    const bool last = j + panel >= hi;  // then the same panels come next, further down
+                    if (!last) ahead = {b[0].values + tile_panels * L::bytes(t.k), L::bytes(t.k), L::steps(k) * L::value_bytes / 64};
+                    else if (p + k < t.k) {
+                        const std::byte* const first = w.panels + j_begin / panel_width * L::bytes(t.k) + L::values_at(t.k);
+                        ahead = {first + (p + k) / L::columns * L::value_bytes, L::bytes(t.k), L::steps(k) * L::value_bytes / 64};
+                    }
+                }
+                if constexpr (M::spread_bytes > 0)
                     if (!few)
                         for (std::size_t i = 0; i < tile_panels; ++i) {
-                            std::byte* const wide = reinterpret_cast<std::byte*>(copy) + i * M::depth * panel_width;
-                            M::spread(b[i].values, L::steps(k), wide);
+                            std::byte* const wide = reinterpret_cast<std::byte*>(copy) + i * wide_bytes;
+                            M::spread(b[i], L::steps(k), wide);
                             b[i].values = wide;
                         }
                 float* const c = (second ? up_sums : sums) + (j - j_begin) * t.m;
-                // The next panels are fetched while these are used.
-                const std::byte* next = t.w.panels && j + panel < hi ? b[0].values + tile_panels * L::bytes(t.k) : nullptr;
-                const std::size_t due = next ? L::steps(k) * L::value_bytes : 0;
-                std::size_t       fetched = 0;
                 for (std::size_t i = 0; i < t.m; i += M::row_step) {
                     const std::size_t m = t.m - i < M::row_step ? t.m - i : M::row_step;
-                    if constexpr (!M::widens)
-                        for (; fetched * t.m < due * (i + m) && !few; fetched += 64)
-                            for (std::size_t v = 0; v < tile_panels; ++v) __builtin_prefetch(next + v * L::bytes(t.k) + fetched, 0, 2);
-                    M::run(state, x.from(i), p, m, k, b, c + i * panel, p == 0, few);
+                    ahead.share(m, t.m - i);
+                    M::run(state, x.from(i), p, m, k, b, c + i * panel, p == 0, few, ahead);
+                    // What is finished here is still in the first-level cache.
+                    if (p + k == t.k && second == gated)
+                        finish(gated ? Activation::silu : t.act, t, j, i, m, sums + (j - j_begin) * t.m + i * panel, gated ? c + i * panel : nullptr);
                 }
             }
-    }
-    switch (t.up.rows || t.up.panels ? Activation::silu : t.act) {
-        case Activation::none: return finish<Activation::none>(t, sums, up_sums);
-        case Activation::gelu_erf: return finish<Activation::gelu_erf>(t, sums, up_sums);
-        case Activation::gelu_tanh: return finish<Activation::gelu_tanh>(t, sums, up_sums);
-        case Activation::quick_gelu: return finish<Activation::quick_gelu>(t, sums, up_sums);
-        case Activation::silu: return finish<Activation::silu>(t, sums, up_sums);
     }
 }
 
@@ -649,9 +674,9 @@ inline float read_all(const float* x, std::size_t n) {
 /// Enters the products of weights in blocks.
 template <template <class, bool> class Multiply>
 constexpr void use_blocks(Kernels& k) {
-    k.products[q8_index] = {Form::int8_pair, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = {Form::int8, product<Multiply<q8, false>>};
-    k.products[q4_index] = {Form::int8_pair, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = {Form::int8, product<Multiply<q4, false>>};
-    k.products[q4m_index] = {Form::int8_pair, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = {Form::int8, product<Multiply<q4m, false>>};
+    k.products[q8_index] = {Form::int8_pair, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = k.rounded_blocks[q8_index] = {Form::int8, product<Multiply<q8, false>>};
+    k.products[q4_index] = {Form::int8_pair, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = k.rounded_blocks[q4_index] = {Form::int8, product<Multiply<q4, false>>};
+    k.products[q4m_index] = {Form::int8_pair, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = k.rounded_blocks[q4m_index] = {Form::int8, product<Multiply<q4m, false>>};
 }
 
 /// Products of bytes at most: those that products in int8 use.
@@ -672,7 +697,7 @@ template <int = 0>  // a template, so that nothing is compiled before somebody a
 constexpr Kernels kernels() {
     const Burst   plain{burst, 2.0 * chains * lanes};
     const Product in_f32{Form::f32, product<MultiplyPlain<f32>>}, in_bf16{Form::f32, product<MultiplyPlain<bf16>>}, in_f16{Form::f32, product<MultiplyPlain<f16>>};
-    Kernels       k{panel, {in_f32, in_bf16, in_f16, {}, {}, {}}, {in_f32, in_bf16, in_f16, {}, {}, {}},
+    Kernels       k{panel, {in_f32, in_bf16, in_f16, {}, {}, {}}, {in_f32, in_bf16, in_f16, {}, {}, {}}, {in_f32, in_bf16, in_f16, {}, {}, {}},
               convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, {attend<float>, attend_row<float>}, {attend<float>, attend_row<float>},
               {attend<bf16_t>, attend_row<bf16_t>}, {attend<bf16_t>, attend_row<bf16_t>}, merge, round_row, plain, plain, {burst_int8, 8.0 * chains * lanes}, read_all};
     use_blocks<MultiplyBlocks>(k);

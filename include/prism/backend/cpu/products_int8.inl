@@ -96,10 +96,12 @@ struct MultiplyBlocks {
     using format = P;
     static constexpr Form        form = Pair ? Form::int8_pair : Form::int8;
     static constexpr std::size_t depth = 1024, row_step = 8 * block_rows;
-    static constexpr bool        widens = P::dtype != Dtype::q8;
-    static void                  spread(const std::byte* values, std::size_t steps, std::byte* to) { spread_nibbles(values, steps, to); }
+    static constexpr std::size_t spread_bytes = P::dtype == Dtype::q8 ? 0 : 1;
+    static constexpr bool        takes_few = true;
+    static void                  spread(const PanelPart& from, std::size_t steps, std::byte* to) { spread_nibbles(from.values, steps, to); }
     struct State {};
-    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool few) {
+    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool few, Ahead& ahead) {
+        ahead.fetch(ahead.due);
         const std::size_t g = p / Activations::group, n = (k + Activations::group - 1) / Activations::group;
         if (few) multiply_block_rows<P, Pair, false>(m, x, g, n, b, c, fresh);
         else multiply_block_rows<P, Pair, true>(m, x, g, n, b, c, fresh);

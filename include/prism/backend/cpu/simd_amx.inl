@@ -43,10 +43,10 @@ private:
 };
 
 /// c [up to 32 rows, 32], rows ldc apart, (+)= rows of x, in bf16 or as pairs of bf16, times two panels: steps of 32 columns
-/// that tiles are shaped for.
+/// that tiles are shaped for. What is fetched ahead is spread over the steps: memory takes only so many requests at once.
 template <bool Pair, bool Two>
 inline void multiply_tiles(const std::byte* x, std::size_t ldq, std::size_t low, const std::byte* b0, const std::byte* b1, std::size_t n_steps, float* c,
-                           std::size_t ldc, bool fresh) {
+                           std::size_t ldc, bool fresh, Ahead& ahead, std::size_t lines) {
     const std::size_t line = ldc * sizeof(float);
     if (fresh) {
         zero_tile<0>(), zero_tile<1>();
@@ -56,6 +56,7 @@ inline void multiply_tiles(const std::byte* x, std::size_t ldq, std::size_t low,
         if constexpr (Two) load_tile<2>(c + 16 * ldc, line), load_tile<3>(c + 16 * ldc + panel_width, line);
     }
     for (std::size_t s = 0; s < n_steps; ++s, x += 64, b0 += 1024, b1 += 1024) {
+        ahead.fetch(lines);
         load_tile<6>(b0, 64);
         load_tile<4>(x, ldq);
         dot_bf16_tiles<0, 4, 6>();
@@ -84,15 +85,16 @@ inline void multiply_tiles(const std::byte* x, std::size_t ldq, std::size_t low,
 /// The same for any number of rows.
 template <bool Pair>
 inline void multiply_tile_rows(TileState& tiles, const std::byte* x, std::size_t ldq, std::size_t low, std::size_t m, const std::byte* b0, const std::byte* b1,
-                               std::size_t depth_bytes, std::size_t n_steps, float* c, std::size_t ldc, bool fresh) {
+                               std::size_t depth_bytes, std::size_t n_steps, float* c, std::size_t ldc, bool fresh, Ahead& ahead) {
+    const std::size_t n_calls = n_steps * ((m + 31) / 32), lines = n_calls ? (ahead.due + n_calls - 1) / n_calls : 0;
     if (m >= 32) tiles.shape(16, 16, depth_bytes);
-    for (; m >= 32; m -= 32, x += 32 * ldq, c += 32 * ldc) multiply_tiles<Pair, true>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh);
+    for (; m >= 32; m -= 32, x += 32 * ldq, c += 32 * ldc) multiply_tiles<Pair, true>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh, ahead, lines);
     if (m > 16) {
         tiles.shape(16, m - 16, depth_bytes);
-        multiply_tiles<Pair, true>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh);
+        multiply_tiles<Pair, true>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh, ahead, lines);
     } else if (m > 0) {
         tiles.shape(m, 0, depth_bytes);
-        multiply_tiles<Pair, false>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh);
+        multiply_tiles<Pair, false>(x, ldq, low, b0, b1, n_steps, c, ldc, fresh, ahead, lines);
     }
 }
 
@@ -101,14 +103,15 @@ template <bool Pair>
 struct MultiplyBf16Tiles {
     using format = bf16;
     static constexpr Form        form = Pair ? Form::bf16_pair : Form::bf16;
-    static constexpr std::size_t depth = 512, row_step = 128;
-    static constexpr bool        widens = false;
+    static constexpr std::size_t depth = 256, row_step = 128;  // rows of x and both panels share the first-level cache
+    static constexpr std::size_t spread_bytes = 0;
+    static constexpr bool        takes_few = true;
     using State = TileState;
-    static void run(State& tiles, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool) {
+    static void run(State& tiles, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool, Ahead& ahead) {
         const std::size_t n_steps = k / 32, rest = (k % 32 + 1) / 2 * 2;  // an odd k ends in a pair whose second weight is 0
         const auto* const b0 = b[0].values, * const b1 = b[1].values;
-        if (n_steps || !rest) multiply_tile_rows<Pair>(tiles, x.q + 2 * p, x.ldq, x.low, m, b0, b1, 64, n_steps, c, panel, fresh);
-        if (rest) multiply_tile_rows<Pair>(tiles, x.q + 2 * p + n_steps * 64, x.ldq, x.low, m, b0 + n_steps * 1024, b1 + n_steps * 1024, 2 * rest, 1, c, panel, fresh && !n_steps);
+        if (n_steps || !rest) multiply_tile_rows<Pair>(tiles, x.q + 2 * p, x.ldq, x.low, m, b0, b1, 64, n_steps, c, panel, fresh, ahead);
+        if (rest) multiply_tile_rows<Pair>(tiles, x.q + 2 * p + n_steps * 64, x.ldq, x.low, m, b0 + n_steps * 1024, b1 + n_steps * 1024, 2 * rest, 1, c, panel, fresh && !n_steps, ahead);
     }
 };
 
@@ -133,6 +136,7 @@ inline void attend_tiles(const AttendTile<T>& t) {
     static_assert(rows * (key_block + widest + 2) + rows * (line + 2 * key_block + 64) / sizeof(float) <= scratch_floats);
     static_assert(widest / 16 * (key_block / 32) * tile <= sizeof panels);
     TileState tiles;
+    Ahead     nothing;
     for (std::size_t i = 0; i < t.n_q; ++i)
         for (std::size_t d = 0; d < a.d_pad; d += 32) store_bytes(q + i * q_line + 2 * d, pairs_of(t.q + i * t.ldq + d, t.head_dim - d));
     for (std::size_t j0 = a.begin; j0 < a.end; j0 += key_block) {
@@ -153,7 +157,7 @@ inline void attend_tiles(const AttendTile<T>& t) {
             }
         for (std::size_t j = 0; j < width; j += 32)
             multiply_tile_rows<false>(tiles, q + first * q_line, q_line, 0, last - first, panels + j / 16 * n_steps * tile, panels + (j / 16 + 1) * n_steps * tile, 64, n_steps,
-                                      a.scores + first * key_block + j, key_block, true);
+                                      a.scores + first * key_block + j, key_block, true, nothing);
         for (std::size_t i = first; i < last; ++i) {
             a.weigh(t, i, j0, n, width);
             for (std::size_t j = 0; j < width; j += 32) store_bytes(p + i * p_line + 2 * j, pairs_of(a.scores + i * key_block + j, 32));
@@ -167,7 +171,7 @@ inline void attend_tiles(const AttendTile<T>& t) {
             }
         for (std::size_t g = 0; g < a.d_pad / 16; g += 2)
             multiply_tile_rows<false>(tiles, p + first * p_line, p_line, 0, last - first, panels + g * (key_block / 32) * tile, panels + (g + 1) * (key_block / 32) * tile, 64,
-                                      width / 32, a.sums + first * a.d_pad + g * 16, a.d_pad, false);
+                                      width / 32, a.sums + first * a.d_pad + g * 16, a.d_pad, false, nothing);
     }
     a.finish(t);
 }
@@ -218,9 +222,11 @@ struct MultiplyBlockTiles {
     using format = P;
     static constexpr Form        form = Pair ? Form::int8_pair : Form::int8;
     static constexpr std::size_t depth = 1024, row_step = 64;
-    static constexpr bool        widens = true;
+    static constexpr std::size_t spread_bytes = 1;
+    static constexpr bool        takes_few = true;
     /// Signed bytes, so that tiles need no correction.
-    static void spread(const std::byte* values, std::size_t steps, std::byte* to) {
+    static void spread(const PanelPart& from, std::size_t steps, std::byte* to) {
+        const std::byte* const values = from.values;
         for (std::size_t s = 0; s < steps; ++s, to += 512)
             if constexpr (P::dtype == Dtype::q8) {
                 for (std::size_t i = 0; i < 512; i += 64) store_bytes(to + i, _mm512_xor_si512(load_bytes(values + s * 512 + i), _mm512_set1_epi8(-128)));
@@ -234,7 +240,8 @@ struct MultiplyBlockTiles {
             }
     }
     using State = TileState;
-    static void run(State& tiles, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool few) {
+    static void run(State& tiles, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool few, Ahead& ahead) {
+        ahead.fetch(ahead.due);
         const std::size_t g = p / Activations::group, n = (k + Activations::group - 1) / Activations::group;
         if (few) return avx512_bf16::multiply_block_rows<P, Pair, false>(m, x, g, n, b, c, fresh);
         for (std::size_t i = 0; i < m; i += 16) {
@@ -242,6 +249,56 @@ struct MultiplyBlockTiles {
             if (i == 0 || rows < 16) tiles.shape(rows, 0, Activations::group);
             for (std::size_t v = 0; v < 2; ++v) multiply_block_tile<P, Pair>(x.from(i), g, n, b[v].values, b[v].scales, rows, c + i * panel + v * panel_width, fresh);
         }
+    }
+};
+
+/// Rows rounded to bf16, weights in blocks that become bf16 on the way: for many rows, which outweigh that. The scales of
+/// groups would cost more than the tiles' sums.
+template <class P>
+struct MultiplySpreadTiles : MultiplyBf16Tiles<false> {
+    using format = P;
+    static constexpr std::size_t spread_bytes = 2;
+    static constexpr bool        takes_few = false;
+    /// 32 columns of sixteen outputs, as pairs of columns.
+    static void spread(const PanelPart& from, std::size_t steps, std::byte* to) {
+        const std::byte* values = from.values;
+        for (std::size_t s = 0; s < steps; ++s) {
+            const fp16_t* const at = reinterpret_cast<const fp16_t*>(from.scales + s * PanelLayout<P>::scale_bytes);
+            const F             scale = load(at), least = P::dtype == Dtype::q4m ? load(at + panel_width) : set1(0);
+            if constexpr (P::dtype == Dtype::q8) {
+                for (std::size_t i = 0; i < 8; ++i, values += 64, to += 128) spread_four(_mm512_xor_si512(load_bytes(values), _mm512_set1_epi8(-128)), scale, least, to);
+            } else {
+                const I offset = _mm512_set1_epi8(P::dtype == Dtype::q4 ? 8 : 0);
+                for (std::size_t i = 0; i < 4; ++i, values += 64, to += 128) {
+                    const I both = load_bytes(values);
+                    spread_four(_mm512_sub_epi8(low_nibbles(both), offset), scale, least, to);
+                    spread_four(_mm512_sub_epi8(high_nibbles(both), offset), scale, least, to + 512);
+                }
+                to += 512;
+            }
+        }
+    }
+
+private:
+    /// Four signed bytes of each of sixteen outputs.
+    static void spread_four(I bytes, F scale, F least, std::byte* to) {
+        const F a = value(_mm512_maskz_slli_epi32(full, bytes, 24), scale, least), b = value(_mm512_maskz_slli_epi32(full, bytes, 16), scale, least);
+        const F c = value(_mm512_maskz_slli_epi32(full, bytes, 8), scale, least), d = value(bytes, scale, least);
+        store_bytes(to, alternating(a, b));
+        store_bytes(to + 64, alternating(c, d));
+    }
+    /// Of the signed byte on top of each lane.
+    static F value(I lanes_of_bytes, F scale, F least) {
+        const F q = to_float(_mm512_maskz_srai_epi32(full, lanes_of_bytes, 24));
+        return P::dtype == Dtype::q4m ? fma(q, scale, least) : mul(q, scale);
+    }
+    /// Both in bf16, by turns.
+    static I alternating(F even, F odd) {
+        const I order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        const __m512bh both = _mm512_cvtne2ps_pbh(odd, even);
+        I              bits;
+        std::memcpy(&bits, &both, sizeof bits);
+        return _mm512_maskz_permutexvar_epi16(0xffffffffU, order, bits);
     }
 };
 

@@ -70,9 +70,11 @@ struct MultiplyBf16 {
     using format = bf16;
     static constexpr Form        form = Form::bf16;
     static constexpr std::size_t depth = 512, row_step = 4 * tile_rows;
-    static constexpr bool        widens = false;
+    static constexpr std::size_t spread_bytes = 0;
+    static constexpr bool        takes_few = true;
     struct State {};
-    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool) {
+    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool, Ahead& ahead) {
+        ahead.fetch(ahead.due);
         multiply_bf16_rows(m, x.q + 2 * p, x.ldq, b, k, c, fresh);
     }
 };

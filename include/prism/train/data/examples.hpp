@@ -4,6 +4,7 @@
 // Source: TRI-ML/prismatic-vlms, prismatic/preprocessing/datasets/datasets.py, prismatic/util/data_utils.py.
 #pragma once
 
+#include "prism/backend/training.hpp"
 #include "prism/text/prompt.hpp"
 #include "prism/text/tokenizer.hpp"
 #include "prism/train/data/conversations.hpp"
@@ -17,9 +18,6 @@
 #include <vector>
 
 namespace prism {
-
-/// The label of a position that the loss does not look at.
-inline constexpr std::int32_t ignored_label = -100;
 
 /// ids [n_tokens], and of each position whether it is learnt: labels [n_tokens], the id itself or ignored_label. The
 /// model predicts labels[i] at position i - 1.

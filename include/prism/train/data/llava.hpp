@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,7 @@ concept ExampleSource = requires(const S& source, std::size_t i, PixelReader& re
     { source.sizes() } -> std::convertible_to<std::span<const ExampleSize>>;
     { source.transforms() } -> std::convertible_to<std::span<const ImageTransform>>;
     { source.tokens(i) } -> std::same_as<TokenRow>;
+    { source.name(i) } -> std::same_as<std::string>;  // for messages
     source.read_picture(i, reader, towers);
 };
 
@@ -47,6 +49,8 @@ public:
     const ConversationFile&         file() const { return file_; }
     std::span<const ExampleSize>    sizes() const { return file_.sizes(); }
     std::span<const ImageTransform> transforms() const { return options_.transforms; }
+
+    std::string                     name(std::size_t i) const { return file_.path() + ": example " + std::to_string(file_.row(i)); }
 
     TokenRow tokens(std::size_t i) const {
         const Conversation c = file_[i];

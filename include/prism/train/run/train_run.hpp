@@ -1,0 +1,292 @@
+// train_stage: one stage of training, from its first batch or from where it was killed to its last checkpoint.
+//
+//     prism::RunFolder folder{"runs", id, "Finetune/Step"};
+//     prism::train_stage(trainer, examples, {.stage = prism::Stage::finetune, .settings = config.finetune}, folder);
+//
+// The outcome depends on the plan, the data and the first parameters alone, not on where the run was interrupted.
+// Source of the loop and its numbers: TRI-ML/prismatic-vlms, prismatic/training/strategies/base_strategy.py and
+// prismatic/training/metrics.py.
+#pragma once
+
+#include "prism/core/error.hpp"
+#include "prism/io/checkpoint.hpp"
+#include "prism/train/data/loader.hpp"
+#include "prism/train/run/loss_curve.hpp"
+#include "prism/train/run/run_folder.hpp"
+#include "prism/train/run/train_config.hpp"
+
+#include <chrono>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace prism {
+
+/// Numbers that a trainer keeps and a run saves, as [shape].
+struct NamedSpan {
+    std::string              name;
+    std::vector<std::size_t> shape;
+    std::span<float>         values;
+};
+
+/// What a stage needs of whatever computes gradients. Names of parameters begin with the key of their part, which is
+/// where a checkpoint puts them: "projector.projector.0.weight".
+template <class T>
+concept StageTrainer = requires(T& trainer, const Batch& batch, double number, std::uint64_t steps) {
+    { trainer.micro_step(batch, number) } -> std::convertible_to<double>;  // the mean loss; its gradients, times the number, are added up
+    { trainer.step(number) } -> std::convertible_to<double>;               // AdamW at that rate; the norm of the gradients, which are then cleared
+    trainer.clear_gradients();
+    { trainer.parameters() } -> std::same_as<std::vector<NamedSpan>>;
+    { trainer.moments() } -> std::same_as<std::vector<NamedSpan>>;
+    trainer.set_steps(steps);  // that were taken before: moments and parameters have been put back
+};
+
+/// A run that cannot go on: a loss or gradient that is no number.
+class TrainingError : public Error {
+public:
+    TrainingError(const std::string& what, std::size_t step, std::vector<std::size_t> examples, std::string checkpoint)
+        : Error(what), step(step), examples(std::move(examples)), checkpoint(std::move(checkpoint)) {}
+
+    std::size_t              step;
+    std::vector<std::size_t> examples;    // of the batch
+    std::string              checkpoint;  // the last good one; empty before the first
+};
+
+struct StagePlan {
+    Stage         stage = Stage::finetune;
+    StageSettings settings;
+    std::uint64_t seed = 7;
+    std::size_t   checkpoint_every = 0;  // steps; 0: at the end of epochs, or at max_steps
+    LoaderOptions loader{};
+    std::size_t   ranks = 1, rank = 0;
+    Json          identity = Json::object();  // settings that a resumed run has to share with the one it goes on from
+};
+
+struct StageProgress {
+    std::size_t         step, n_steps, epoch;
+    double              loss, smooth_loss, learning_rate, gradient_norm, step_s;
+    const LoaderCounts& loader;
+};
+
+struct StageHooks {
+    std::function<bool(const StageProgress&)> on_step{};  // false: stop here, with a checkpoint
+};
+
+struct StageResult {
+    std::size_t  steps = 0;
+    double       loss = 0;  // the mean of the last 128 micro-batches
+    bool         finished = false;
+    LoaderCounts loader{};
+};
+
+/// "Full-finetune": how lines of metrics call a stage.
+inline std::string metrics_name(Stage stage) {
+    std::string name{to_string(stage)};
+    name[0] = static_cast<char>(name[0] - 'a' + 'A');
+    return name;
+}
+
+/// The examples of every batch of a stage, epoch after epoch.
+class StageOrder {
+public:
+    /// `sizes` outlive it. Throws ConfigError where there are fewer examples than a global batch.
+    StageOrder(const StagePlan& plan, std::span<const ExampleSize> sizes) : plan_(&plan), sizes_(sizes) {
+        const StageSettings& s = plan.settings;
+        if (s.global_batch_size % (s.per_device_batch_size * plan.ranks) != 0)
+            throw ConfigError{"global_batch_size", std::to_string(s.global_batch_size),
+                              "a multiple of " + std::to_string(plan.ranks) + " ranks with batches of " + std::to_string(s.per_device_batch_size)};
+        accumulation = s.global_batch_size / (s.per_device_batch_size * plan.ranks);
+        batches_per_epoch = (order(0).size() + s.per_device_batch_size - 1) / s.per_device_batch_size;
+        steps_per_epoch = batches_per_epoch / accumulation;
+        if (steps_per_epoch == 0)
+            throw ConfigError{"global_batch_size", std::to_string(s.global_batch_size), "at most the " + std::to_string(sizes.size()) + " examples"};
+        // A cap beyond one epoch takes as many epochs as it needs; the original stops at a hundred.
+        n_epochs = s.max_steps && *s.max_steps > steps_per_epoch ? 100 : s.epochs;
+        scheduled_steps = s.max_steps.value_or((sizes.size() + s.global_batch_size - 1) / s.global_batch_size * s.epochs);
+        n_steps = std::min(s.max_steps.value_or(steps_per_epoch * n_epochs), steps_per_epoch * n_epochs);
+    }
+
+    std::size_t accumulation, batches_per_epoch, steps_per_epoch, n_epochs;
+    std::size_t scheduled_steps;  // what the learning rate is spread over
+    std::size_t n_steps;          // that are taken
+
+    /// Batch `k` of the whole stage, none after the last.
+    std::vector<std::size_t> batch(std::size_t k) {
+        const std::size_t epoch = k / batches_per_epoch;
+        if (epoch >= n_epochs) return {};
+        const auto&       all = order(epoch);
+        const std::size_t begin = k % batches_per_epoch * plan_->settings.per_device_batch_size, end = std::min(all.size(), begin + plan_->settings.per_device_batch_size);
+        return {all.begin() + static_cast<std::ptrdiff_t>(begin), all.begin() + static_cast<std::ptrdiff_t>(end)};
+    }
+
+private:
+    const std::vector<std::size_t>& order(std::size_t epoch) {
+        if (order_.empty() || epoch != epoch_) {
+            const SamplerOptions options{.global_batch = plan_->settings.global_batch_size, .seed = plan_->seed, .epoch = epoch, .ranks = plan_->ranks, .rank = plan_->rank};
+            order_ = plan_->stage == Stage::align ? shuffled_order(sizes_.size(), options) : split_modality_order(sizes_, options);
+            epoch_ = epoch;
+        }
+        return order_;
+    }
+
+    const StagePlan*             plan_;
+    std::span<const ExampleSize> sizes_;
+    std::vector<std::size_t>     order_;
+    std::size_t                  epoch_ = 0;
+};
+
+namespace detail {
+
+/// Means over the last losses, kept as the reference keeps them.
+class LossWindow {
+public:
+    static constexpr std::size_t most = 128;
+
+    void push(double loss) {
+        losses_.push_back(loss);
+        if (losses_.size() > most) losses_.pop_front();
+    }
+    double mean(std::size_t last = most) const {
+        const std::size_t n = std::min(last, losses_.size());
+        return n > 0 ? std::accumulate(losses_.end() - static_cast<std::ptrdiff_t>(n), losses_.end(), 0.0) / static_cast<double>(n) : 0;
+    }
+    double last() const { return losses_.empty() ? 0 : losses_.back(); }
+    Json   json() const { return losses_; }
+    void   restore(const Json& json) { losses_ = json.get<std::deque<double>>(); }
+
+private:
+    std::deque<double> losses_;
+};
+
+/// Throws ConfigError for the first setting in which two runs differ.
+inline void expect_same_run(const Json& before, const Json& now, const std::string& file) {
+    if (before == now) return;
+    const Json was = before.flatten(), is = now.flatten();
+    for (const auto* side : {&was, &is})
+        for (const auto& [key, unused] : side->items()) {
+            const auto        a = was.find(key), b = is.find(key);
+            const std::string then = a == was.end() ? "nothing" : a->dump(), today = b == is.end() ? "nothing" : b->dump();
+            if (then != today) throw ConfigError{file, key, today, then + ", which the run to be resumed had; another run needs another run_id"};
+        }
+}
+
+inline void copy_values(std::span<float> to, std::span<const std::byte> from) { std::memcpy(to.data(), from.data(), from.size()); }
+
+/// Parameters by the key of their part, as checkpoints have them.
+inline TorchDict model_dict(const std::vector<NamedSpan>& parameters) {
+    TorchDict model;
+    for (const NamedSpan& p : parameters) {
+        const std::size_t dot = p.name.find('.');
+        const std::string part = p.name.substr(0, dot);
+        if (model.empty() || model.back().name != part) model.push_back({part, TorchDict{}});
+        model.back().items.push_back({p.name.substr(dot + 1), TensorInfo{p.name, Dtype::f32, p.shape, {}, reinterpret_cast<const std::byte*>(p.values.data()), nullptr, "the trainer"}});
+    }
+    return model;
+}
+
+}  // namespace detail
+
+/// Gives parameters the values that a checkpoint has for them, all or, with `some`, those whose part it has at all: the
+/// projector of an alignment stage, say. Throws LoadError where a tensor is missing or has another shape.
+inline void restore_parameters(const std::vector<NamedSpan>& parameters, const std::filesystem::path& checkpoint, bool some = false) {
+    const Checkpoint file = Checkpoint::open(checkpoint).below("model");
+    for (const NamedSpan& p : parameters) {
+        if (some && file.below(p.name.substr(0, p.name.find('.'))).tensors().empty()) continue;
+        const TensorInfo* tensor = file.find(p.name);
+        if (!tensor || tensor->shape != p.shape) throw LoadError{checkpoint.string(), "model." + p.name, to_string(p.shape), tensor ? to_string(tensor->shape) : "nothing"};
+        const auto values = to_floats(*tensor);
+        std::ranges::copy(values, p.values.begin());
+    }
+}
+
+/// Trains a stage to its end, from the last checkpoint in `folder` if there is one. Throws TrainingError for a loss that is
+/// no number, ExampleError for an example that cannot be used (unless the plan skips such), ConfigError for a plan that
+/// does not fit the data or the run that is resumed, LoadError when the disk fails. The folder is then at its last
+/// checkpoint.
+template <StageTrainer T, ExampleSource S>
+StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunFolder& folder, const StageHooks& hooks = {}) {
+    StageOrder         order{plan, source.sizes()};
+    const std::string  name = metrics_name(plan.stage);
+    detail::LossWindow losses;
+    std::size_t        step = 0, k = 0;  // optimiser steps, batches
+    std::string        good;
+
+    if (const auto point = folder.resume_point()) {
+        const Json& contents = point->bundle.contents;
+        const auto  file = point->bundle.file->path();
+        try {
+            detail::expect_same_run(contents.at("identity"), plan.identity, file);
+            step = point->step, k = contents.at("next_batch").template get<std::size_t>();
+            losses.restore(contents.at("losses"));
+        } catch (const Json::exception&) { throw FormatError{file, detail::bundle_header_at, "the state is not that of a training stage"}; }
+        restore_parameters(trainer.parameters(), point->checkpoint);
+        for (const NamedSpan& m : trainer.moments()) detail::copy_values(m.values, point->entry(m.name, m.values.size_bytes()));
+        trainer.set_steps(step);
+        good = point->checkpoint.string();
+    }
+
+    std::vector<LossPoint> curve;
+    for (const Json& line : folder.metrics())
+        if (line.contains(name + "/Step")) curve.push_back({line.at(name + "/Step").template get<double>(), line.at(name + "/Loss (Raw)").template get<double>(), line.at(name + "/Loss").template get<double>()});
+
+    const auto save = [&] {
+        const RunPoint           point{step, (k - 1) / order.batches_per_epoch, losses.last()};
+        std::vector<BundleEntry> entries;
+        for (const NamedSpan& m : trainer.moments()) entries.push_back({.name = m.name, .bytes = std::as_bytes(m.values)});
+        folder.save(point, detail::model_dict(trainer.parameters()), {{"identity", plan.identity}, {"next_batch", k}, {"losses", losses.json()}}, entries);
+        if (!curve.empty()) write_png(folder.path() / "loss.png", loss_curve(curve));
+        good = (folder.path() / "checkpoints" / checkpoint_name(point)).string();
+    };
+
+    std::deque<double> durations;
+    Loader             loader{source, [&](std::size_t i) { return order.batch(i); }, plan.loader, k};
+    const std::size_t  last_batch = order.n_epochs * order.batches_per_epoch;
+    bool               stop = false;
+    auto               begun = std::chrono::steady_clock::now();
+    // A cap on steps ends the stage at once; otherwise batches that are too few for a step are still looked at.
+    while (k < last_batch && !stop && !(plan.settings.max_steps && step >= order.n_steps)) {
+        const Batch* batch = loader.next();
+        const auto   refuse = [&](const std::string& what, double value) {
+            std::string rows;
+            for (const std::size_t i : batch->examples) rows.append(rows.empty() ? "" : "; ").append(source.name(i));
+            throw TrainingError{"step " + std::to_string(step + 1) + ": the " + what + " is " + std::to_string(value) + ", in a batch of " + rows +
+                                    (good.empty() ? "; there is no checkpoint yet" : "; the last good checkpoint is " + good),
+                                step + 1, batch->examples, good};
+        };
+        const std::size_t in_epoch = k % order.batches_per_epoch;
+        if (in_epoch == 0) trainer.clear_gradients();  // of batches that were too few for a step
+        const double loss = trainer.micro_step(*batch, 1.0 / static_cast<double>(order.accumulation));
+        if (!std::isfinite(loss)) refuse("loss", loss);
+        losses.push(loss);
+        ++k;
+        const bool stepped = (in_epoch + 1) % order.accumulation == 0;
+        if (stepped) {
+            const double norm = trainer.step(learning_rate(plan.settings, step, order.scheduled_steps));
+            if (!std::isfinite(norm)) refuse("norm of the gradients", norm);
+            ++step;
+            const auto now = std::chrono::steady_clock::now();
+            durations.push_back(std::chrono::duration<double>(now - std::exchange(begun, now)).count());
+            if (durations.size() > detail::LossWindow::most) durations.pop_front();
+            const double rate = learning_rate(plan.settings, step, order.scheduled_steps), raw = losses.mean(order.accumulation);
+            const double step_s = std::accumulate(durations.begin(), durations.end(), 0.0) / static_cast<double>(durations.size());
+            folder.log({{name + "/Learning Rate", rate}, {name + "/Loss", losses.mean()}, {name + "/Loss (Raw)", raw}, {name + "/Step", step}, {name + "/Step Time", step_s}});
+            curve.push_back({static_cast<double>(step), raw, losses.mean()});
+            if (hooks.on_step) stop = !hooks.on_step({step, order.n_steps, (k - 1) / order.batches_per_epoch, raw, losses.mean(), rate, norm, step_s, loader.counts()});
+        }
+        const bool ends = plan.settings.max_steps ? stepped && step == order.n_steps : k % order.batches_per_epoch == 0;
+        if (ends || stop || (stepped && plan.checkpoint_every > 0 && step % plan.checkpoint_every == 0)) save();
+    }
+    return {step, losses.mean(), !stop, loader.counts()};
+}
+
+}  // namespace prism

@@ -1,0 +1,361 @@
+// A run on disk: configuration, folder, checkpoints, metrics, and that being killed changes nothing.
+#include "io/support.hpp"
+
+#include "prism/image/read.hpp"
+#include "prism/train/run/loss_curve.hpp"
+#include "prism/train/run/run_folder.hpp"
+#include "prism/train/run/train_config.hpp"
+#include "prism/train/run/train_run.hpp"
+
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace prism;
+using prism::test::TempFolder;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Examples without files: example i has i % 3 + 2 tokens, and every fourth no picture.
+struct Numbers {
+    std::vector<ExampleSize>    all;
+    std::vector<ImageTransform> towers;
+
+    explicit Numbers(std::size_t n) {
+        for (std::size_t i = 0; i < n; ++i) all.push_back({i % 4 != 3, i % 5 + 1});
+    }
+    std::span<const ExampleSize>    sizes() const { return all; }
+    std::span<const ImageTransform> transforms() const { return towers; }
+    std::string                     name(std::size_t i) const { return "number " + std::to_string(i); }
+    void                            read_picture(std::size_t, PixelReader&, std::span<const TowerPixels>) const {}
+    TokenRow                        tokens(std::size_t i) const {
+        TokenRow row;
+        for (std::size_t j = 0; j < i % 3 + 2; ++j) row.ids.push_back(static_cast<std::int32_t>((i * 7 + j) % 8));
+        row.labels = row.ids;
+        return row;
+    }
+};
+
+/// Learns a number for each token, with AdamW.
+struct Toy {
+    std::vector<float> w = std::vector<float>(8, 0.5f), b = std::vector<float>(1, 0.0f), gradient = std::vector<float>(9), m = std::vector<float>(9), v = std::vector<float>(9);
+    std::uint64_t      steps = 0;
+    std::size_t        micro_steps = 0, nan_at = 0;
+
+    double micro_step(const Batch& batch, double scale) {
+        if (++micro_steps == nan_at) return std::nan("");
+        double loss = 0;
+        const double n = static_cast<double>(batch.ids.size());
+        for (const std::int32_t id : batch.ids) {
+            const float error = w[static_cast<std::size_t>(id)] + b[0] - 0.25f * static_cast<float>(id);
+            loss += static_cast<double>(error * error) / n;
+            const auto g = static_cast<float>(2 * static_cast<double>(error) * scale / n);
+            gradient[static_cast<std::size_t>(id)] += g, gradient[8] += g;
+        }
+        return loss;
+    }
+    double step(double rate) {
+        ++steps;
+        double norm = 0;
+        for (std::size_t i = 0; i < 9; ++i) {
+            const float g = gradient[i];
+            norm += static_cast<double>(g * g);
+            m[i] += 0.1f * (g - m[i]), v[i] = 0.999f * v[i] + 0.001f * g * g;
+            const double t = static_cast<double>(steps), hat = static_cast<double>(m[i]) / (1 - std::pow(0.9, t)), root = std::sqrt(static_cast<double>(v[i]) / (1 - std::pow(0.999, t)));
+            (i < 8 ? w[i] : b[0]) -= static_cast<float>(rate * hat / (root + 1e-8));
+        }
+        clear_gradients();
+        return std::sqrt(norm);
+    }
+    void clear_gradients() { std::ranges::fill(gradient, 0.0f); }
+    void set_steps(std::uint64_t n) { steps = n; }
+    std::vector<NamedSpan> parameters() { return {{"projector.projector.0.weight", {2, 4}, w}, {"llm_backbone.llm.bias", {1}, b}}; }
+    std::vector<NamedSpan> moments() { return {{"m", {9}, m}, {"v", {9}, v}}; }
+};
+static_assert(StageTrainer<Toy>);
+static_assert(ExampleSource<Numbers>);
+
+StagePlan plan_of(std::size_t epochs, std::size_t checkpoint_every = 0) {
+    return {.stage = Stage::finetune, .settings = {.epochs = epochs, .global_batch_size = 8, .per_device_batch_size = 4, .learning_rate = 0.05}, .checkpoint_every = checkpoint_every, .identity = {{"seed", 7}}};
+}
+RunFolder folder_in(const TempFolder& temp, std::size_t keep = 0) { return {temp.path(), "toy", "Finetune/Step", keep}; }
+
+/// Metrics without what a clock says.
+std::vector<Json> timeless(const RunFolder& folder) {
+    auto lines = folder.metrics();
+    for (Json& line : lines) line.erase("Finetune/Step Time");
+    return lines;
+}
+
+Json tiny_config() {
+    return {{"model", {{"model_id", "tiny"}, {"vision_backbone_id", "siglip-vit-b16-224px"}, {"llm_backbone_id", "llama2-7b-pure"}, {"arch_specifier", "no-align+gelu-mlp"}, {"image_resize_strategy", "letterbox"}}},
+            {"dataset", {{"dataset_id", "mine"}, {"align_stage_components", {"a/chat.json", "a"}}, {"finetune_stage_components", {"f/chat.json", "f"}}, {"dataset_root_dir", "/data"}}},
+            {"stage", {"align", "finetune"}}};
+}
+std::string refused(const std::function<void(Json&)>& change) {
+    Json json = tiny_config();
+    change(json);
+    try {
+        TrainConfig::from(ConfigReader{json, "c.json"});
+    } catch (const ConfigError& e) { return e.key + " | " + e.value + " | " + e.allowed; }
+    return "accepted";
+}
+
+}  // namespace
+
+TEST_CASE("train/run: the learning rate is the reference's") {
+    const StageSettings s{.global_batch_size = 128, .learning_rate = 2e-5};
+    struct Golden {
+        std::size_t step;
+        double      rate;
+    };
+    for (const Golden g : {Golden{0, 0}, Golden{1, 1.29032258e-7}, Golden{154, 1.98709677e-5}, Golden{155, 2e-5}, Golden{156, 1.99999981e-5}, Golden{2599, 1.04826073e-5}, Golden{5197, 1.94040238e-12}})
+        CHECK(learning_rate(s, g.step, 5198) == doctest::Approx(g.rate).epsilon(1e-8));
+    CHECK(learning_rate({.global_batch_size = 1, .learning_rate = 3, .cosine = false}, 0, 10) == 3);
+}
+
+TEST_CASE("train/run: a configuration has Prismatic's keys and values") {
+    const auto of = [](const Json& json) { return TrainConfig::from(ConfigReader{json, "c.json"}); };
+    const auto tiny = of(tiny_config());
+    CHECK(tiny.stages.size() == 2);
+    CHECK(tiny.align_data[0] == "/data/a/chat.json");
+    CHECK(tiny.align.global_batch_size == 256);
+    CHECK(tiny.align.learning_rate == 1e-3);
+    CHECK(tiny.finetune.weight_decay == 0.1);
+    CHECK(tiny.id_of(Stage::align) == "mine+tiny+stage-align+x7");
+
+    const auto known = of({{"model", {{"type", "prism-dinosiglip+7b"}, {"model_id", "prism-dinosiglip+7b"}, {"finetune_max_steps", nullptr}, {"finetune_train_strategy", "fsdp-full-shard"}}},
+                           {"dataset", {{"type", "llava-lvis4v-lrv"}}}, {"stage", "finetune"}, {"hf_token", ".hf_token"}, {"trackers", {"jsonl"}}});
+    CHECK(known.vision_backbone_id == "dinosiglip-vit-so-384px");
+    CHECK(known.finetune.epochs == 2);
+    CHECK(known.image_resize_strategy == Resize::naive);
+    CHECK(known.finetune_data[0] == "data/download/llava-v1.5-instruct/llava_v1_5_lvis4v_lrv_mix1231k.json");
+    CHECK(known.id_of(Stage::finetune) == "llava-lvis4v-lrv+prism-dinosiglip+7b+stage-finetune+x7");
+    CHECK(of({{"model", {{"model_id", "one-stage+7b"}}}, {"dataset", {{"type", "llava-v15"}}}}).id_of(Stage::finetune) == "one-stage+7b+stage-finetune+x7");
+
+    CHECK(refused([](Json& j) { j["model"]["finetune_lerning_rate"] = 1; }) == "model.finetune_lerning_rate | no known key | perhaps 'finetune_learning_rate'");
+    CHECK(refused([](Json& j) { j["seeds"] = 1; }) == "seeds | no known key | perhaps 'seed'");
+    CHECK(refused([](Json& j) { j["prism"]["keep"] = 1; }).starts_with("prism.keep | no known key | vision_dir, "));
+    CHECK(refused([](Json& j) { j["stage"] = "pretrain"; }).starts_with("stage | \"pretrain\" | 'align', "));
+    CHECK(refused([](Json& j) { j["model"]["finetune_global_batch_size"] = 100; }).starts_with("model.finetune_global_batch_size | 100"));
+    CHECK(refused([](Json& j) { j["model"]["align_learning_rate"] = "fast"; }).starts_with("model.align_learning_rate"));
+    CHECK(refused([](Json& j) { j["dataset"].erase("align_stage_components"); }).starts_with("dataset.align_stage_components | "));
+    CHECK(refused([](Json& j) { j["run_id"] = "x"; }).starts_with("run_id"));
+    CHECK(refused([](Json& j) { j["stage"] = "align", j["run_id"] = "../x"; }).starts_with("run_id"));
+    CHECK(refused([](Json& j) { j["model"].erase("model_id"); }) == "model.model_id |  | a string");
+}
+
+TEST_CASE("train/run: the loss becomes a picture") {
+    std::vector<LossPoint> points;
+    for (int i = 1; i <= 3000; ++i) points.push_back({static_cast<double>(i), 5 * std::exp(-i / 500.0) + 0.2 * std::sin(i), 5 * std::exp(-i / 500.0)});
+    points.push_back({3001, std::nan(""), 1});
+    const Image image = loss_curve(points);
+    CHECK(image.height() == 400);
+    std::size_t blue = 0, grey = 0;
+    for (std::size_t y = 0; y < 400; ++y)
+        for (std::size_t x = 0; x < 640; ++x) blue += image.row(y)[3 * x + 2] == 200, grey += image.row(y)[3 * x] == 175;
+    CHECK(blue > 500);
+    CHECK(grey > 1000);
+    CHECK(loss_curve(std::vector<LossPoint>{{1, 2, 2}}).width() == 640);
+    CHECK_THROWS_AS(loss_curve({}), ConfigError);
+}
+
+TEST_CASE("train/run: a stage leaves Prismatic's folder, and its metrics") {
+    const TempFolder temp;
+    const Numbers    numbers(37);  // 28 with pictures, 9 without: 4 and 2 batches of 8
+    Toy              toy;
+    auto             folder = folder_in(temp);
+    folder.describe({{"seed", 7}}, {{"lr", 1}});
+    std::size_t       seen = 0;
+    const StageResult result = train_stage(toy, numbers, plan_of(2), folder, {.on_step = [&](const StageProgress& p) {
+        CHECK(p.n_steps == 12);
+        return p.step == ++seen;
+    }});
+    CHECK(result.finished);
+    CHECK(result.steps == 12);
+    CHECK(result.loader.batches == 24);
+
+    const auto lines = folder.metrics();
+    REQUIRE(lines.size() == 12);
+    CHECK(lines[0].size() == 5);
+    CHECK(lines[0]["Finetune/Step"] == 1);
+    CHECK(lines[11]["Finetune/Learning Rate"].get<double>() == learning_rate(plan_of(2).settings, 12, 10));
+    CHECK(lines[11]["Finetune/Loss (Raw)"].get<double>() < lines[0]["Finetune/Loss (Raw)"].get<double>());
+    CHECK(read_json(folder.path() / "run-metrics.jsonl")["run_id"] == "toy");
+    CHECK(fs::equivalent(folder.path() / "metrics.jsonl", folder.path() / "toy.jsonl"));
+    CHECK(read_image(folder.path() / "loss.png").width() == 640);
+
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder.path() / "checkpoints")) names.push_back(entry.path().filename().string());
+    std::ranges::sort(names);
+    REQUIRE(names.size() == 3);
+    CHECK(names[0] == "latest-checkpoint.pt");
+    CHECK(names[1].starts_with("step-000006-epoch-00-loss="));
+    CHECK(names[2].starts_with("step-000012-epoch-01-loss="));
+    const auto tensors = read_torch(folder.latest());
+    REQUIRE(tensors.size() == 2);
+    CHECK(tensors[0].name == "model.projector.projector.0.weight");
+    CHECK(tensors[1].name == "model.llm_backbone.llm.bias");
+    CHECK(to_floats(tensors[0]) == toy.w);
+
+    Toy projector_only;  // the next stage starts from a part of this one
+    projector_only.b[0] = 9;
+    restore_parameters({{"projector.projector.0.weight", {2, 4}, projector_only.w}, {"vision_backbone.x", {1}, projector_only.b}}, folder.latest(), true);
+    CHECK(projector_only.w == toy.w);
+    CHECK(projector_only.b[0] == 9);
+    CHECK_THROWS_AS(restore_parameters({{"projector.projector.0.weight", {8}, projector_only.w}}, folder.latest()), LoadError);
+}
+
+TEST_CASE("train/run: a cap on steps ends a stage in the middle of an epoch, or takes more epochs") {
+    const Numbers numbers(37);
+    for (const std::size_t cap : {4U, 15U}) {
+        const TempFolder temp;
+        Toy              toy;
+        auto             folder = folder_in(temp);
+        StagePlan        plan = plan_of(1);
+        plan.settings.max_steps = cap;
+        CHECK(train_stage(toy, numbers, plan, folder).steps == cap);
+        CHECK(folder.metrics().size() == cap);
+        CHECK(train_stage(toy, numbers, plan, folder).steps == cap);  // done: nothing happens
+        CHECK(toy.steps == cap);
+    }
+    const TempFolder temp;
+    Toy              toy;
+    auto             folder = folder_in(temp);
+    const Numbers    few(3);
+    StagePlan        large = plan_of(1);
+    large.stage = Stage::align;  // does not repeat examples
+    CHECK_THROWS_AS(train_stage(toy, few, large, folder), ConfigError);
+}
+
+TEST_CASE("train/run: a run that was stopped goes on with the same bits") {
+    const TempFolder whole_temp, parts_temp;
+    const Numbers    numbers(37);
+    Toy              whole;
+    auto             whole_folder = folder_in(whole_temp);
+    train_stage(whole, numbers, plan_of(3), whole_folder);
+    for (const std::size_t stop : {1U, 5U, 6U, 13U, 18U}) {
+        Toy  part;  // a fresh one: all comes from the folder
+        auto folder = folder_in(parts_temp);
+        const auto result = train_stage(part, numbers, plan_of(3), folder, {.on_step = [&](const StageProgress& p) { return p.step < stop; }});
+        CHECK(result.steps >= stop);
+    }
+    auto folder = folder_in(parts_temp);
+    Toy  last;
+    CHECK(train_stage(last, numbers, plan_of(3), folder).finished);
+    CHECK(last.w == whole.w);
+    CHECK(last.v == whole.v);
+    CHECK(timeless(folder) == timeless(whole_folder));
+    CHECK(read_file(folder.latest()) == read_file(whole_folder.latest()));
+
+    StagePlan other = plan_of(3);
+    other.identity = {{"seed", 8}};
+    try {
+        train_stage(last, numbers, other, folder);
+        FAIL("no error");
+    } catch (const ConfigError& e) { CHECK(e.key == "/seed"); }
+    CHECK_THROWS_AS(folder_in(parts_temp), LoadError);  // the folder is in use
+}
+
+TEST_CASE("train/run: killed at any moment, a run ends with the bits of an unbroken one") {
+    const char*   asked = std::getenv("PRISM_KILLS");
+    const int     kills = asked ? std::atoi(asked) : 12;
+    const Numbers numbers(101);
+    const auto    plan = plan_of(4, 3);
+    const auto    train = [&](const TempFolder& temp) {
+        Toy  toy;
+        auto folder = folder_in(temp, 2);
+        return train_stage(toy, numbers, plan, folder, {.on_step = [](const StageProgress&) {
+            std::this_thread::sleep_for(std::chrono::microseconds(300));
+            return true;
+        }});
+    };
+    const TempFolder whole;
+    const std::size_t n_steps = train(whole).steps;
+    const auto        expected = timeless(folder_in(whole));
+    CHECK(expected.size() == n_steps);
+
+    std::mt19937 random{1};
+    int          killed = 0;
+    while (killed < kills) {
+        const TempFolder temp;
+        for (bool finished = false; !finished;) {
+            const pid_t child = ::fork();
+            REQUIRE(child >= 0);
+            if (child == 0) {
+                try {
+                    ::_exit(train(temp).finished ? 0 : 3);
+                } catch (...) { ::_exit(4); }
+            }
+            if (killed < kills) {
+                std::this_thread::sleep_for(std::chrono::microseconds(random() % 40000));
+                ::kill(child, SIGKILL);
+            }
+            int status = 0;
+            ::waitpid(child, &status, 0);
+            finished = WIFEXITED(status);
+            if (finished) REQUIRE(WEXITSTATUS(status) == 0);
+            else ++killed;
+        }
+        CHECK(timeless(folder_in(temp)) == expected);
+        std::size_t n_files = 0;
+        for (const auto& entry : fs::directory_iterator(temp.path() / "toy/checkpoints")) {
+            const std::string name = entry.path().filename().string();
+            CHECK(read_file(entry.path()) == read_file(whole.path() / "toy/checkpoints" / name));
+            ++n_files;
+        }
+        CHECK(n_files == 3);  // the last two, and the latest
+        CHECK(read_file(temp.path() / "toy/resume.bundle") == read_file(whole.path() / "toy/resume.bundle"));
+    }
+    MESSAGE(killed, " kills");
+}
+
+TEST_CASE("train/run: a loss that is no number stops the run, and says where and what is left") {
+    const TempFolder temp;
+    const Numbers    numbers(37);
+    for (const std::size_t at : {1U, 9U}) {
+        Toy  toy;
+        auto folder = folder_in(temp);
+        toy.nan_at = at;
+        try {
+            train_stage(toy, numbers, plan_of(2, 2), folder);
+            FAIL("no error");
+        } catch (const TrainingError& e) {
+            CHECK(e.step == (at + 1) / 2);
+            CHECK(e.examples.size() == 4);
+            CHECK(std::string(e.what()).find("number " + std::to_string(e.examples[0])) != std::string::npos);
+            CHECK(e.checkpoint.empty() == (at == 1));
+            if (at > 1) CHECK(fs::equivalent(e.checkpoint, folder.latest()));
+        }
+    }
+}
+
+TEST_CASE("train/run: a damaged state is refused, and what a killed process left beside goes away") {
+    const TempFolder temp;
+    const Numbers    numbers(37);
+    Toy              toy;
+    {
+        auto folder = folder_in(temp);
+        train_stage(toy, numbers, plan_of(1), folder);
+    }
+    temp.write("toy/checkpoints/x.pt.new-1-0", "half");
+    temp.write("toy/toy.jsonl", read_file(temp.path() / "toy/toy.jsonl") + "{\"Finetune/St");
+    CHECK(folder_in(temp).metrics().size() == 6);
+    CHECK_FALSE(fs::exists(temp.path() / "toy/checkpoints/x.pt.new-1-0"));
+    auto state = read_file(temp.path() / "toy/resume.bundle");
+    state[30] = static_cast<char>(state[30] ^ 1);
+    temp.write("toy/resume.bundle", state);
+    auto folder = folder_in(temp);
+    CHECK_THROWS_AS(train_stage(toy, numbers, plan_of(1), folder), FormatError);
+}

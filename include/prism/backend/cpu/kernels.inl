@@ -164,7 +164,7 @@ struct MultiplyPlain {
     using format = P;
     static constexpr Form        form = Form::f32;
     static constexpr std::size_t depth = 192;                // of the stretches in which sums are taken: 192 x 32 f32 stay in the first-level cache
-    static constexpr std::size_t row_step = 4 * tile_rows;   // rows between two looks at what to fetch next
+    static constexpr std::size_t row_step = tile_rows;       // rows between two looks at what to fetch next
     static constexpr std::size_t spread_bytes = 0;           // of a weight that is made ready by spread(); 0: used as it is
     static constexpr bool        takes_few = true;           // a few rows take the whole sum at once, and weights as they are
     struct State {};                                         // kept from call to call of one tile

@@ -20,6 +20,14 @@ template struct Projector<Cpu>;
 template struct Projector<Dry>;
 template struct Prismatic<Cpu>;
 template struct Prismatic<Dry>;
+template void Vit<Cpu>::forward(Cpu&, Workspace<Cpu>&, PixelView<Cpu>, Mat<Cpu>, Forget) const;
+template void Llama<Cpu>::forward(Cpu&, Workspace<Cpu>&, std::span<const Segment<Cpu>>, Mat<Cpu>, Forget) const;
+template void LanguageModel<Cpu>::forward(Cpu&, Workspace<Cpu>&, std::span<const Segment<Cpu>>, Mat<Cpu>, Forget) const;
+template void Projector<Cpu>::forward(Cpu&, Workspace<Cpu>&, In<Cpu>, Mat<Cpu>, Forget) const;
+template void Vit<Dry>::forward(Dry&, Workspace<Dry>&, PixelView<Dry>, Mat<Dry>, Forget) const;
+template void Llama<Dry>::forward(Dry&, Workspace<Dry>&, std::span<const Segment<Dry>>, Mat<Dry>, Forget) const;
+template void LanguageModel<Dry>::forward(Dry&, Workspace<Dry>&, std::span<const Segment<Dry>>, Mat<Dry>, Forget) const;
+template void Projector<Dry>::forward(Dry&, Workspace<Dry>&, In<Dry>, Mat<Dry>, Forget) const;
 
 // Running them.
 template Cost reading_cost(const LanguageModel<Cpu>&, std::size_t, std::size_t);

@@ -42,6 +42,14 @@ extern template struct Projector<Cpu>;
 extern template struct Projector<Dry>;
 extern template struct Prismatic<Cpu>;
 extern template struct Prismatic<Dry>;
+extern template void Vit<Cpu>::forward(Cpu&, Workspace<Cpu>&, PixelView<Cpu>, Mat<Cpu>, Forget) const;
+extern template void Llama<Cpu>::forward(Cpu&, Workspace<Cpu>&, std::span<const Segment<Cpu>>, Mat<Cpu>, Forget) const;
+extern template void LanguageModel<Cpu>::forward(Cpu&, Workspace<Cpu>&, std::span<const Segment<Cpu>>, Mat<Cpu>, Forget) const;
+extern template void Projector<Cpu>::forward(Cpu&, Workspace<Cpu>&, In<Cpu>, Mat<Cpu>, Forget) const;
+extern template void Vit<Dry>::forward(Dry&, Workspace<Dry>&, PixelView<Dry>, Mat<Dry>, Forget) const;
+extern template void Llama<Dry>::forward(Dry&, Workspace<Dry>&, std::span<const Segment<Dry>>, Mat<Dry>, Forget) const;
+extern template void LanguageModel<Dry>::forward(Dry&, Workspace<Dry>&, std::span<const Segment<Dry>>, Mat<Dry>, Forget) const;
+extern template void Projector<Dry>::forward(Dry&, Workspace<Dry>&, In<Dry>, Mat<Dry>, Forget) const;
 
 // Running them.
 extern template Cost reading_cost(const LanguageModel<Cpu>&, std::size_t, std::size_t);

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "prism/core/workspace.hpp"
-#include "prism/nn/linear.hpp"
+#include "prism/nn/mlp.hpp"
 
 #include <string>
 #include <string_view>
@@ -28,7 +28,11 @@ struct LinearProjector {
     explicit LinearProjector(const ProjectorConfig& c) : linear(c.d_vision, c.d_model) {}
 
     std::size_t d_vision() const { return linear.d_in(); }
-    void        forward(B& be, Workspace<B>&, In<B> x, Mat<B> out) const { linear.forward(be, x, out); }
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>&, In<B> x, Mat<B> out, K keep = {}) const {
+        keep("x", x);
+        linear.forward(be, x, out);
+    }
 };
 
 /// d_vision -> d_model, GELU, d_model -> d_model: "gelu-mlp".
@@ -41,11 +45,10 @@ struct MlpProjector {
     explicit MlpProjector(const ProjectorConfig& c) : fc1(c.d_vision, c.d_model), fc2(c.d_model, c.d_model) {}
 
     std::size_t d_vision() const { return fc1.d_in(); }
-    void        forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
-        auto   scope = ws.scope();
-        Mat<B> h = ws.mat(x.rows(), fc1.d_out());
-        fc1.forward(be, x, h, Activation::gelu_erf);
-        fc2.forward(be, h, out);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        fc2.forward(be, activated(be, ws, fc1, Activation::gelu_erf, x, keep.at("fc1")), out);
     }
 };
 
@@ -61,11 +64,11 @@ struct FusedMlpProjector {
         : fc1(c.d_vision, 4 * c.d_vision), fc2(4 * c.d_vision, c.d_model), fc3(c.d_model, c.d_model) {}
 
     std::size_t d_vision() const { return fc1.d_in(); }
-    void        forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
-        auto   scope = ws.scope();
-        Mat<B> wide = ws.mat(x.rows(), fc1.d_out()), h = ws.mat(x.rows(), fc2.d_out());
-        fc1.forward(be, x, wide, Activation::gelu_erf);
-        fc2.forward(be, wide, h, Activation::gelu_erf);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
+        auto         scope = keep.scope(ws);
+        const Mat<B> wide = activated(be, ws, fc1, Activation::gelu_erf, x, keep.at("fc1"));
+        const Mat<B> h = activated(be, ws, fc2, Activation::gelu_erf, In<B>(wide), keep.at("fc2"));
         fc3.forward(be, h, out);
     }
 };
@@ -92,8 +95,9 @@ struct Projector {
     std::size_t d_vision() const {
         return std::visit([](const auto& p) { return p.d_vision(); }, kind);
     }
-    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
-        std::visit([&](const auto& p) { p.forward(be, ws, x, out); }, kind);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
+        std::visit([&](const auto& p) { p.forward(be, ws, x, out, keep); }, kind);
     }
 
 private:

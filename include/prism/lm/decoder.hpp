@@ -10,18 +10,21 @@ namespace prism {
 
 /// x [n, d_model]: embeddings in, the last block's output out. The batch's segments lie one after another in x; their
 /// caches grow by what is read. Throws ConfigError when a cache is too small, ShapeError when rows and segments differ.
-template <Backend B, class Layers>
-void run_layers(B& be, Workspace<B>& ws, const Layers& layers, std::size_t n_angles, float theta, std::span<const Segment<B>> batch, Mat<B> x) {
+template <Backend B, class Layers, Keeper K = Forget>
+void run_layers(B& be, Workspace<B>& ws, const Layers& layers, std::size_t n_angles, float theta, std::span<const Segment<B>> batch, Mat<B> x,
+                K keep = {}) {
     std::size_t n = 0;
     for (const auto& s : batch) {
-        s.cache->reserve(s.n_tokens);
+        if (s.cache) s.cache->reserve(s.n_tokens);
         n += s.n_tokens;
     }
     expect("decoder", "x", {n, any}, x);
-    auto               scope = ws.scope();
+    auto               scope = keep.scope(ws);
     const RopeTable<B> rope(be, ws, n_angles, theta, batch);
-    for (std::size_t i = 0; i < layers.size(); ++i) layers[i].forward(be, ws, i, rope, batch, x);
-    for (const auto& s : batch) s.cache->advance(s.n_tokens);
+    for (std::size_t i = 0; i < layers.size(); ++i)
+        keep.block(be, ws, "layers", i, x, [&](auto inside) { layers[i].forward(be, ws, i, rope, batch, x, inside); });
+    for (const auto& s : batch)
+        if (s.cache) s.cache->advance(s.n_tokens);
 }
 
 /// logits [n, count] = the scores of `count` rows of the vocabulary from `first` on, for hidden [n, d_model]. `tied` is

@@ -39,8 +39,9 @@ struct LanguageModel {
     void embed(B& be, std::span<const std::int32_t> ids, Mat<B> x) const {
         std::visit([&](const auto& m) { m.embed(be, ids, x); }, decoder);
     }
-    void forward(B& be, Workspace<B>& ws, std::span<const Segment<B>> batch, Mat<B> x) const {
-        std::visit([&](const auto& m) { m.forward(be, ws, batch, x); }, decoder);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::span<const Segment<B>> batch, Mat<B> x, K keep = {}) const {
+        std::visit([&](const auto& m) { m.forward(be, ws, batch, x, keep); }, decoder);
     }
     void logits(B& be, In<B> hidden, Mat<B> out) const {
         std::visit([&](const auto& m) { m.logits(be, hidden, out); }, decoder);

@@ -41,15 +41,20 @@ struct LlamaBlock {
                      .qkv_bias = c.qkv_bias, .window = c.window}),
           mlp(c.d_model, c.d_ff) {}
 
-    void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch, Mat<B> x) const {
-        auto   scope = ws.scope();
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch, Mat<B> x,
+                 K keep = {}) const {
+        auto   scope = keep.scope(ws);
         Mat<B> h = ws.like(x);
 
+        keep.copy(be, ws, "x1", x);
         input_layernorm.forward(be, x, h);
-        self_attn.forward_add(be, ws, layer, rope, batch, h, x);
+        self_attn.forward_add(be, ws, layer, rope, batch, h, x, keep.at("self_attn"));
 
+        keep.copy(be, ws, "x2", x);
+        h = keep.another(ws, h);
         post_attention_layernorm.forward(be, x, h);
-        mlp.forward_add(be, ws, h, x);
+        mlp.forward_add(be, ws, h, x, keep.at("mlp"));
     }
 };
 
@@ -81,8 +86,10 @@ struct Llama {
     void embed(B& be, std::span<const std::int32_t> ids, Mat<B> x) const { embed_tokens.forward(be, ids, x); }
 
     /// x [n, d_model]: embeddings in, final-norm hidden states out. See run_layers for the batch.
-    void forward(B& be, Workspace<B>& ws, std::span<const Segment<B>> batch, Mat<B> x) const {
-        run_layers(be, ws, layers, config.head_dim / 2, config.rope_theta, batch, x);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::span<const Segment<B>> batch, Mat<B> x, K keep = {}) const {
+        run_layers(be, ws, layers, config.head_dim / 2, config.rope_theta, batch, x, keep);
+        keep.copy(be, ws, "hidden", x);
         norm.forward(be, x, x);
     }
 

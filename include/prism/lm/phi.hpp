@@ -37,12 +37,26 @@ struct PhiBlock {
                      .qkv_bias = true, .out_bias = true}),
           mlp(c.d_model, c.d_ff, c.act) {}
 
-    void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch, Mat<B> x) const {
-        auto   scope = ws.scope();
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch, Mat<B> x,
+                 K keep = {}) const {
+        auto   scope = keep.scope(ws);
         Mat<B> h = ws.like(x);
+        keep.copy(be, ws, "x", x);
         input_layernorm.forward(be, x, h);
-        self_attn.forward_add(be, ws, layer, rope, batch, h, x);
-        mlp.forward_add(be, ws, h, {}, x);
+        if constexpr (K::trains) {
+            if (keep.drops()) {  // each branch loses some of its values before it is added
+                Mat<B> branch = ws.like(x);
+                self_attn.forward(be, ws, layer, rope, batch, h, branch, keep.at("self_attn"));
+                keep.at("self_attn").drop(be, branch);
+                ops::add<B>(be, branch, x);
+                mlp.forward(be, ws, h, branch, keep.at("mlp"));
+                keep.at("mlp").drop(be, branch);
+                return ops::add<B>(be, branch, x);
+            }
+        }
+        self_attn.forward_add(be, ws, layer, rope, batch, h, x, keep.at("self_attn"));
+        mlp.forward_add(be, ws, h, {}, x, keep.at("mlp"));
     }
 };
 
@@ -75,8 +89,10 @@ struct Phi {
     void embed(B& be, std::span<const std::int32_t> ids, Mat<B> x) const { embed_tokens.forward(be, ids, x); }
 
     /// x [n, d_model]: embeddings in, final-norm hidden states out. See run_layers for the batch.
-    void forward(B& be, Workspace<B>& ws, std::span<const Segment<B>> batch, Mat<B> x) const {
-        run_layers(be, ws, layers, config.rotary_dim / 2, config.rope_theta, batch, x);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::span<const Segment<B>> batch, Mat<B> x, K keep = {}) const {
+        run_layers(be, ws, layers, config.rotary_dim / 2, config.rope_theta, batch, x, keep);
+        keep.copy(be, ws, "hidden", x);
         final_layernorm.forward(be, x, x);
     }
 

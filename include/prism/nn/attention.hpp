@@ -27,35 +27,53 @@ struct SelfAttention {
     SelfAttention(std::size_t d, std::size_t heads, bool qkv_bias = true) : qkv(d, 3 * d, qkv_bias), proj(d, d), n_heads(heads) {}
 
     /// out = attention(x); out may be x.
-    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Mat<B> out) const {
-        auto scope = ws.scope();
-        proj.forward(be, mixed(be, ws, n_sequences, x), out);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        proj.forward(be, mixed(be, ws, n_sequences, x, keep), out);
     }
     /// out += gamma attention(x); an empty gamma is one.
-    void forward_add(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Vec<B, const float> gamma, Mat<B> out) const {
-        auto scope = ws.scope();
-        proj.forward_add(be, mixed(be, ws, n_sequences, x), gamma, out);
+    template <Keeper K = Forget>
+    void forward_add(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, Vec<B, const float> gamma, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        proj.forward_add(be, ws, mixed(be, ws, n_sequences, x, keep), gamma, out, keep);
+    }
+    AttentionShape shape(std::size_t n_sequences) const {
+        const std::size_t head_dim = qkv.d_in() / n_heads;
+        return {.n_heads = n_heads, .n_kv_heads = n_heads, .head_dim = head_dim, .n_sequences = n_sequences,
+                .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))};
     }
 
 private:
-    Mat<B> mixed(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x) const {
-        const std::size_t d = qkv.d_in(), head_dim = d / n_heads;
+    template <Keeper K>
+    Mat<B> mixed(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> x, K keep) const {
+        const std::size_t d = qkv.d_in();
         Mat<B>            all = ws.mat(x.rows(), 3 * d), y = ws.mat(x.rows(), d);
         qkv.forward(be, x, all);
-        ops::attention<B>(be, all.cols(0, d), all.cols(d, d), all.cols(2 * d, d),
-                          {.n_heads = n_heads, .n_kv_heads = n_heads, .head_dim = head_dim, .n_sequences = n_sequences,
-                           .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))},
-                          y);
+        ops::attention<B>(be, all.cols(0, d), all.cols(d, d), all.cols(2 * d, d), shape(n_sequences), y);
+        keep("x", x), keep("qkv", all), keep("y", y);
         return y;
     }
 };
 
-/// Consecutive rows of a batch that belong to one sequence, and the cache of what it has read before.
+/// Consecutive rows of a batch that belong to one sequence, and the cache of what it has read before. Without a cache the
+/// sequence begins here, and nothing will follow.
 template <Backend B>
 struct Segment {
     KvCache<B>* cache;
     std::size_t n_tokens;
+
+    /// Tokens before these.
+    std::size_t before() const { return cache ? cache->length() : 0; }
 };
+
+/// How many segments from the `i`th on have no cache and the same length: they attend in one call.
+template <Backend B>
+std::size_t alike(std::span<const Segment<B>> batch, std::size_t i) {
+    std::size_t n = 1;
+    while (i + n < batch.size() && !batch[i + n].cache && batch[i + n].n_tokens == batch[i].n_tokens) ++n;
+    return n;
+}
 
 /// Cosines and sines for the rows of a batch, [n, n_angles] each: the same for all layers.
 template <Backend B>
@@ -69,7 +87,7 @@ struct RopeTable {
         Vec<B> frequencies = ws.vec(n_angles);
         n = 0;
         for (const auto& s : batch) {
-            ops::rope_table<B>(be, s.cache->length(), theta, frequencies, cos.rows(n, s.n_tokens), sin.rows(n, s.n_tokens));
+            ops::rope_table<B>(be, s.before(), theta, frequencies, cos.rows(n, s.n_tokens), sin.rows(n, s.n_tokens));
             n += s.n_tokens;
         }
     }
@@ -104,10 +122,30 @@ struct CachedAttention {
         : q_proj(c.d_model, c.n_heads * c.head_dim, c.qkv_bias), k_proj(c.d_model, c.n_kv_heads * c.head_dim, c.qkv_bias),
           v_proj(c.d_model, c.n_kv_heads * c.head_dim, c.qkv_bias), o_proj(c.n_heads * c.head_dim, c.d_model, c.out_bias), config(c) {}
 
+    template <Keeper K = Forget>
     void forward_add(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
-                     In<B> x, Mat<B> out) const {
-        auto   scope = ws.scope();
-        Mat<B> q = ws.mat(x.rows(), q_proj.d_out()), mixed = ws.like(q);
+                     In<B> x, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        o_proj.forward_add(be, mixed(be, ws, layer, rope, batch, x, keep), {}, out);
+    }
+    /// The same, but out = what it gives.
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
+                 In<B> x, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        o_proj.forward(be, mixed(be, ws, layer, rope, batch, x, keep), out);
+    }
+    /// How `n` alike segments attend, with the heads of their keys so far apart (0: side by side in a row).
+    AttentionShape shape(const Segment<B>& s, std::size_t n = 1, std::size_t kv_head_stride = 0) const {
+        return {.n_heads = config.n_heads, .n_kv_heads = config.n_kv_heads, .head_dim = config.head_dim, .n_sequences = n, .causal = true,
+                .q_pos = s.before(), .window = config.window, .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+                .kv_head_stride = kv_head_stride};
+    }
+
+private:
+    template <Keeper K>
+    Mat<B> mixed(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch, In<B> x, K keep) const {
+        Mat<B> q = ws.mat(x.rows(), q_proj.d_out()), y = ws.like(q);
         Mat<B> k = ws.mat(x.rows(), k_proj.d_out()), v = ws.like(k);
         ops::linear_each<B>(be, x, std::array<ProductPart<typename B::space>, 3>{{{q_proj.weight.any(), q_proj.bias.view(), q},
                                                                                   {k_proj.weight.any(), k_proj.bias.view(), k},
@@ -115,22 +153,26 @@ struct CachedAttention {
         ops::rope_half<B>(be, rope.cos, rope.sin, config.n_heads, q);
         ops::rope_half<B>(be, rope.cos, rope.sin, config.n_kv_heads, k);
         std::size_t row = 0;
-        for (const auto& s : batch) {
+        for (std::size_t i = 0; i < batch.size(); ++i) {
+            const Segment<B>& s = batch[i];
+            if (!s.cache) {
+                const std::size_t n = alike(batch, i), n_rows = n * s.n_tokens;
+                ops::attention<B>(be, q.rows(row, n_rows), k.rows(row, n_rows), v.rows(row, n_rows), shape(s, n), y.rows(row, n_rows));
+                row += n_rows, i += n - 1;
+                continue;
+            }
             const std::size_t before = s.cache->length(), all = before + s.n_tokens;
             s.cache->visit(layer, before, s.n_tokens, [&](auto keys, auto values) {
                 ops::split_heads<B>(be, k.rows(row, s.n_tokens), config.n_kv_heads, s.cache->head_stride(), keys);
                 ops::split_heads<B>(be, v.rows(row, s.n_tokens), config.n_kv_heads, s.cache->head_stride(), values);
             });
             s.cache->visit(layer, 0, all, [&](auto keys, auto values) {
-                ops::attention<B>(be, q.rows(row, s.n_tokens), keys, values,
-                                  {.n_heads = config.n_heads, .n_kv_heads = config.n_kv_heads, .head_dim = config.head_dim, .causal = true,
-                                   .q_pos = before, .window = config.window, .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
-                                   .kv_head_stride = s.cache->head_stride()},
-                                  mixed.rows(row, s.n_tokens));
+                ops::attention<B>(be, q.rows(row, s.n_tokens), keys, values, shape(s, 1, s.cache->head_stride()), y.rows(row, s.n_tokens));
             });
             row += s.n_tokens;
         }
-        o_proj.forward_add(be, mixed, {}, out);
+        keep("x", x), keep("q", q), keep("k", k), keep("v", v), keep("y", y);
+        return y;
     }
 };
 

@@ -2,8 +2,10 @@
 #pragma once
 
 #include "prism/core/fields.hpp"
+#include "prism/nn/keeper.hpp"
 #include "prism/nn/param.hpp"
 #include "prism/ops/linear.hpp"
+#include "prism/ops/rows.hpp"
 
 #include <cstdint>
 #include <span>
@@ -31,6 +33,19 @@ struct Linear {
     /// y += gamma (x W^T + b); an empty gamma is one.
     void forward_add(B& be, In<B> x, Vec<B, const float> gamma, Mat<B> y) const {
         weight.visit([&](const auto& w) { ops::linear_add<B>(be, x, w, bias.view(), gamma, y); });
+    }
+    /// The same as the end of a branch, which a keeper keeps where gamma needs it.
+    template <Keeper K>
+    void forward_add(B& be, Workspace<B>& ws, In<B> x, Vec<B, const float> gamma, Mat<B> y, K keep) const {
+        if constexpr (K::keeps) {
+            if (!gamma.empty()) {
+                Mat<B> branch = ws.like(y);
+                forward(be, x, branch);
+                keep("branch", branch);
+                return ops::add_scaled<B>(be, branch, gamma, y);
+            }
+        }
+        forward_add(be, x, gamma, y);
     }
 };
 

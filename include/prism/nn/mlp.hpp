@@ -5,7 +5,25 @@
 #include "prism/nn/linear.hpp"
 #include "prism/ops/rows.hpp"
 
+#include <array>
+
 namespace prism {
+
+/// act(fc(x)) in scratch that lives as long as the caller's scope.
+template <Backend B, Keeper K>
+Mat<B> activated(B& be, Workspace<B>& ws, const Linear<B>& fc, Activation act, In<B> x, K keep) {
+    Mat<B> y = ws.mat(x.rows(), fc.d_out());
+    if constexpr (K::keeps) {
+        Mat<B> z = ws.like(y);
+        fc.forward(be, x, z);
+        ops::copy<B>(be, z, y);
+        ops::activate<B>(be, act, y);
+        keep("x", x), keep("z", z), keep("y", y);
+    } else {
+        fc.forward(be, x, y, act);
+    }
+    return y;
+}
 
 /// fc2(act(fc1(x))). x [n, d], out [n, d]; out may be x.
 template <Backend B>
@@ -18,18 +36,16 @@ struct Mlp {
     Mlp() = default;
     Mlp(std::size_t d, std::size_t d_ff, Activation activation) : fc1(d, d_ff), fc2(d_ff, d), act(activation) {}
 
-    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
-        auto   scope = ws.scope();
-        Mat<B> h = ws.mat(x.rows(), fc1.d_out());
-        fc1.forward(be, x, h, act);
-        fc2.forward(be, h, out);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        fc2.forward(be, activated(be, ws, fc1, act, x, keep), out);
     }
     /// out += gamma fc2(act(fc1(x))); an empty gamma is one. out must not be x.
-    void forward_add(B& be, Workspace<B>& ws, In<B> x, Vec<B, const float> gamma, Mat<B> out) const {
-        auto   scope = ws.scope();
-        Mat<B> h = ws.mat(x.rows(), fc1.d_out());
-        fc1.forward(be, x, h, act);
-        fc2.forward_add(be, h, gamma, out);
+    template <Keeper K = Forget>
+    void forward_add(B& be, Workspace<B>& ws, In<B> x, Vec<B, const float> gamma, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        fc2.forward_add(be, ws, activated(be, ws, fc1, act, x, keep), gamma, out, keep);
     }
 };
 
@@ -46,26 +62,29 @@ struct GatedMlp {
     GatedMlp(std::size_t d, std::size_t d_ff) : gate_proj(d, d_ff, false), up_proj(d, d_ff, false), down_proj(d_ff, d, false) {}
 
     /// out = mlp(x); out may be x.
-    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
-        auto scope = ws.scope();
-        down_proj.forward(be, gated(be, ws, x), out);
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        down_proj.forward(be, gated(be, ws, x, keep), out);
     }
     /// out += mlp(x)
-    void forward_add(B& be, Workspace<B>& ws, In<B> x, Mat<B> out) const {
-        auto scope = ws.scope();
-        down_proj.forward_add(be, gated(be, ws, x), {}, out);
+    template <Keeper K = Forget>
+    void forward_add(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        down_proj.forward_add(be, gated(be, ws, x, keep), {}, out);
     }
 
 private:
-    Mat<B> gated(B& be, Workspace<B>& ws, In<B> x) const {
+    template <Keeper K>
+    Mat<B> gated(B& be, Workspace<B>& ws, In<B> x, K keep) const {
         Mat<B> h = ws.mat(x.rows(), gate_proj.d_out());
-        if (gate_proj.weight.dtype() == up_proj.weight.dtype()) {
+        if (!K::keeps && gate_proj.weight.dtype() == up_proj.weight.dtype()) {
             ops::gated_linear<B>(be, x, gate_proj.weight.any(), up_proj.weight.any(), h);
         } else {
-            Mat<B> up = ws.like(h);
-            gate_proj.forward(be, x, h);
-            up_proj.forward(be, x, up);
-            ops::silu_mul<B>(be, h, up, h);
+            Mat<B> up = ws.like(h), gate = keep.another(ws, h);
+            ops::linear_each<B>(be, x, std::array<ProductPart<typename B::space>, 2>{{{gate_proj.weight.any(), {}, gate}, {up_proj.weight.any(), {}, up}}});
+            ops::silu_mul<B>(be, gate, up, h);
+            keep("x", x), keep("gate", gate), keep("up", up), keep("y", h);
         }
         return h;
     }

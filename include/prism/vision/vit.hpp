@@ -80,15 +80,19 @@ struct VitBlock {
         : norm1(c.d_model, c.norm_eps), norm2(c.d_model, c.norm_eps), attn(c.d_model, c.n_heads), mlp(c.d_model, c.d_ff, c.act),
           ls1(c.layer_scale ? LayerScale<B>(c.d_model) : LayerScale<B>{}), ls2(c.layer_scale ? LayerScale<B>(c.d_model) : LayerScale<B>{}) {}
 
-    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, Mat<B> x) const {
-        auto   scope = ws.scope();  // what is taken below is given back on return
-        Mat<B> h = ws.like(x);      // [n_sequences n_tokens, d_model]
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, Mat<B> x, K keep = {}) const {
+        auto   scope = keep.scope(ws);  // what is taken below is given back on return
+        Mat<B> h = ws.like(x);          // [n_sequences n_tokens, d_model]
 
+        keep.copy(be, ws, "x1", x);
         norm1.forward(be, x, h);
-        attn.forward_add(be, ws, n_sequences, h, ls1.gamma.view(), x);  // x += gamma * attn(h); plain where gamma is absent
+        attn.forward_add(be, ws, n_sequences, h, ls1.gamma.view(), x, keep.at("attn"));  // x += gamma * attn(h); plain where gamma is absent
 
+        keep.copy(be, ws, "x2", x);
+        h = keep.another(ws, h);
         norm2.forward(be, x, h);
-        mlp.forward_add(be, ws, h, ls2.gamma.view(), x);
+        mlp.forward_add(be, ws, h, ls2.gamma.view(), x, keep.at("mlp"));
     }
 };
 
@@ -161,7 +165,8 @@ struct Vit {
     std::size_t d_model() const { return config.d_model; }
 
     /// x [n n_tokens, d_model] = the tokens of pixels [n, 3, S, S] as the first block reads them.
-    void embed(B& be, Workspace<B>& ws, PixelView<B> pixels, Mat<B> x) const {
+    template <Keeper K = Forget>
+    void embed(B& be, Workspace<B>& ws, PixelView<B> pixels, Mat<B> x, K keep = {}) const {
         const std::size_t n = pixels.extent(0), n_tokens = config.n_tokens(), n_prefix = config.n_prefix();
         expect("Vit", "pixels", {any, 3, config.image_size, config.image_size}, pixels);
         expect("Vit", "x", {n * n_tokens, config.d_model}, x);
@@ -173,18 +178,23 @@ struct Vit {
             const std::size_t first = config.pos_embed_prefix ? 0 : n_prefix;
             ops::add_table<B>(be, pos_embed.mat(), tokens.rows(first, n_tokens - first));
         }
-        if (config.norm_pre) norm_pre.forward(be, x, x);
+        if (config.norm_pre) {
+            keep.copy(be, ws, "embedded", x);
+            norm_pre.forward(be, x, x);
+        }
     }
 
     /// out [n n_patches, d_model] = the patch features of pixels [n, 3, S, S], picture by picture. `out` may be columns of
     /// a wider matrix: that is how towers are fused. Throws ShapeError.
-    void forward(B& be, Workspace<B>& ws, PixelView<B> pixels, Mat<B> out) const {
-        auto              scope = ws.scope();
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, PixelView<B> pixels, Mat<B> out, K keep = {}) const {
+        auto              scope = keep.scope(ws);
         const std::size_t n = pixels.extent(0), n_tokens = config.n_tokens();
         expect("Vit", "out", {n * n_patches(), config.d_model}, out);
         Mat<B> x = ws.mat(n * n_tokens, config.d_model);
-        embed(be, ws, pixels, x);
-        for (std::size_t i = 0; i + 1 < blocks.size(); ++i) blocks[i].forward(be, ws, n, x);
+        embed(be, ws, pixels, x, keep);
+        for (std::size_t i = 0; i + 1 < blocks.size(); ++i)
+            keep.block(be, ws, "blocks", i, x, [&](auto inside) { blocks[i].forward(be, ws, n, x, inside); });
         for (std::size_t i = 0; i < n; ++i)
             ops::copy<B>(be, x.rows(i * n_tokens + config.n_prefix(), n_patches()), out.rows(i * n_patches(), n_patches()));
     }

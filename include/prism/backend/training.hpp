@@ -41,6 +41,8 @@ concept TrainingBackend = Backend<B> && requires(Training<B> train, Mat<B> y, Ve
     train.rope(x, x, std::size_t{}, y);                 // by the opposite angles
     train.scatter_add(ids, x, y);                       // y[ids[i]] += x[i]
     train.add_table(x, y);                              // y += sum of the repeats in x
+    train.clear(y);
+    train.dropout(0.1f, std::uint64_t{}, y);
     { train.cross_entropy(y, ids, 1.0f) } -> std::same_as<double>;
     { train.squared_norm(c) } -> std::same_as<double>;
     train.adamw(v, c, v, v, AdamWStep{});

@@ -155,6 +155,20 @@ double cross_entropy(B& be, Mat<B> logits, std::span<const std::int32_t> labels,
     return Training<B>{be}.cross_entropy(logits, labels, scale);
 }
 
+/// x = 0
+template <TrainingBackend B>
+void clear(B& be, Mat<B> x) {
+    Training<B>{be}.clear(x);
+}
+
+/// x = x mask / (1 - share): each value is dropped with probability `share`, in [0, 1). Which are dropped depends on `key` and
+/// the place in x alone, so that backward drops the same. Throws ConfigError.
+template <TrainingBackend B>
+void dropout(B& be, float share, std::uint64_t key, Mat<B> x) {
+    if (!(share >= 0 && share < 1)) throw ConfigError{"dropout", std::to_string(share), "0 <= share < 1"};
+    if (share > 0) Training<B>{be}.dropout(share, key, x);
+}
+
 /// The sum of the squares of x [n].
 template <TrainingBackend B>
 double squared_norm(B& be, Vec<B, const float> x) {

@@ -91,6 +91,27 @@ struct Training<Cpu> {
         });
     }
 
+    void clear(Matrix<float> x) {
+        be.parallel_for(x.rows(), std::max<std::size_t>(1, 65536 / std::max<std::size_t>(1, x.cols())), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i) std::fill_n(x.row(i).data(), x.cols(), 0.0f);
+        });
+    }
+
+    /// Value (i, j) stays where 32 bits of a counter-based generator (SplitMix64 at its place) are high enough.
+    void dropout(float share, std::uint64_t key, Matrix<float> x) {
+        const auto  least = static_cast<std::uint64_t>(static_cast<double>(share) * 0x1p32);
+        const float scale = 1 / (1 - share);
+        be.parallel_for(x.rows(), std::max<std::size_t>(1, 16384 / std::max<std::size_t>(1, x.cols())), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i)
+                for (std::size_t j = 0; j < x.cols(); ++j) {
+                    std::uint64_t z = key + (i * x.cols() + j + 1) * 0x9e3779b97f4a7c15ULL;
+                    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+                    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+                    x(i, j) = ((z ^ (z >> 31)) >> 32) < least ? 0 : x(i, j) * scale;
+                }
+        });
+    }
+
     double cross_entropy(Matrix<float> logits, std::span<const std::int32_t> labels, float scale) {
         double* const losses = memory<double>(labels.size());
         rows(logits.rows(), logits.cols(), {}, {}, [&](std::size_t i, float*, float*) {

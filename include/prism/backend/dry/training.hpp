@@ -40,6 +40,8 @@ struct Training<Dry> {
     void   rope(Matrix<const float>, Matrix<const float>, std::size_t, Matrix<float> dx) { be.moved(dx, dx); }
     void   scatter_add(std::span<const std::int32_t>, Matrix<const float> dy, Matrix<float>) { be.moved(dy, dy, dy); }
     void   add_table(Matrix<const float> dy, Matrix<float> dtable) { be.moved(dy, dtable, dtable); }
+    void   clear(Matrix<float> x) { be.moved(x); }
+    void   dropout(float, std::uint64_t, Matrix<float> x) { be.moved(x, x); }
     double cross_entropy(Matrix<float> logits, std::span<const std::int32_t>, float) { return be.moved(logits, logits), 0; }
     double squared_norm(Vector<const float> x) { return be.moved(x), 0; }
     void   adamw(Vector<float> theta, Vector<const float> grad, Vector<float> m, Vector<float> v, const AdamWStep&) { be.moved(theta, theta, grad, m, m, v, v); }

@@ -13,15 +13,15 @@
 #include "prism/io/name_map.hpp"
 #include "prism/model/registry.hpp"
 #include "prism/train/data/conversations.hpp"
+#include "prism/train/schedule.hpp"
+#include "prism/train/stage.hpp"
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>
-#include <numbers>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -29,14 +29,6 @@
 #include <vector>
 
 namespace prism {
-
-/// What is trained: the projector; and the language model; and the towers.
-enum class Stage { align, finetune, full_finetune };
-
-constexpr std::string_view to_string(Stage stage) {
-    constexpr std::array<std::string_view, 3> names{"align", "finetune", "full-finetune"};
-    return names[static_cast<std::size_t>(stage)];
-}
 
 /// How a stage is optimised. Full fine-tuning has the settings of fine-tuning.
 struct StageSettings {
@@ -49,12 +41,7 @@ struct StageSettings {
 
 /// The learning rate of optimiser step 0, 1, ... of `total` steps.
 inline double learning_rate(const StageSettings& s, std::size_t step, std::size_t total) {
-    if (!s.cosine) return s.learning_rate;
-    const auto   warmup = static_cast<std::size_t>(static_cast<double>(total) * s.warmup_ratio);
-    const double at = static_cast<double>(step);
-    if (step < warmup) return s.learning_rate * at / static_cast<double>(std::max<std::size_t>(1, warmup));
-    const double progress = (at - static_cast<double>(warmup)) / static_cast<double>(std::max<std::size_t>(1, total - std::min(total, warmup)));
-    return s.learning_rate * std::max(0.0, 0.5 * (1.0 + std::cos(std::numbers::pi * progress)));
+    return s.cosine ? warmup_cosine(s.learning_rate, s.warmup_ratio, step, total) : s.learning_rate;
 }
 
 struct TrainConfig {

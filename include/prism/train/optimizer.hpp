@@ -1,0 +1,135 @@
+// Optimizer: AdamW over flat arenas, with linear warm-up and cosine decay, clipping by the global norm, and accumulation.
+// Source of every rule: TRI-ML/prismatic-vlms, training/strategies; transformers, optimization.py; torch/optim/adamw.py.
+//
+//     Optimizer<B> opt{be, model, [](std::string_view name) { return true; }, {.lr = 2e-5, .total_steps = 5198}};
+//     ... gradients are added to opt.gradients() ...
+//     const StepReport r = opt.step(be);
+#pragma once
+
+#include "prism/train/arena.hpp"
+#include "prism/train/schedule.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace prism {
+
+/// Which parameters weight decay shrinks.
+enum class Decay {
+    by_shape,  // those with more than one dimension whose name does not end in ".bias"
+    none,
+};
+
+struct OptimizerOptions {
+    double        lr = 2e-5;  // peak
+    double        beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.1;
+    Decay         decay = Decay::by_shape;
+    double        max_grad_norm = 1;  // of all gradients together; 0 does not clip
+    std::uint64_t total_steps = 1;
+    double        warmup_ratio = 0.03;
+};
+
+struct StepReport {
+    std::uint64_t step = 0;       // that was made: 1, 2, ...
+    double        lr = 0;         // that it used
+    double        grad_norm = 0;  // before clipping
+    bool          finite = true;  // false: the norm is no finite number; nothing was changed, and the gradients are still there
+};
+
+/// How several processes share the work of a step. Each has all parameters and gradients and the moments of one share.
+template <Backend B>
+struct Sharing {
+    std::size_t                                    rank = 0, n_ranks = 1;
+    std::function<void(Vec<B> gradients)>          average{};  // over the processes, in a fixed order
+    std::function<void(Vec<B> parameters, std::span<const std::size_t> bounds)> gather{};  // process r has [bounds[r], bounds[r + 1]) anew
+};
+
+/// The trained parameters of a model, their gradients and both moments, as flat arenas of one layout. Movable.
+template <TrainingBackend B>
+class Optimizer {
+public:
+    /// The parameters of `model` that `trained` picks move into an arena, where the model goes on reading them.
+    template <class M, class Pick>
+    Optimizer(B& be, M& model, Pick&& trained, OptimizerOptions options, Sharing<B> sharing = {})
+        : options_(options), sharing_(std::move(sharing)), parameters_(be, arena_layout(model, trained)), gradients_(be, parameters_.layout()),
+          bounds_(bounds(layout().size, sharing_.n_ranks)), m_(be, part_of_layout()), v_(be, part_of_layout()) {
+        parameters_.adopt(be, model);
+        for (const Slot& s : layout().slots) {
+            const bool decays = options_.decay == Decay::by_shape && s.shape.size() > 1 && !s.name.ends_with(".bias");
+            if (runs_.empty() || runs_.back().decays != decays) runs_.push_back({s.offset, layout().size, decays});
+            if (runs_.size() > 1) runs_[runs_.size() - 2].end = runs_.back().begin;
+        }
+    }
+
+    const OptimizerOptions& options() const { return options_; }
+    /// Names, shapes and places in `parameters` and `gradients`, and, less first_moment(), in the moments.
+    const ArenaLayout&   layout() const { return parameters_.layout(); }
+    const Arena<B>& parameters() const { return parameters_; }
+    const Arena<B>& gradients() const { return gradients_; }
+    /// Both moments of the share of this process, which begins at value first_moment() of the layout; of everything where there
+    /// is one process.
+    Vec<B>          m() const { return m_.values(); }
+    Vec<B>          v() const { return v_.values(); }
+    std::size_t     first_moment() const { return bounds_[sharing_.rank]; }
+
+    /// Steps that have been made. Set together with parameters and moments, it resumes a run with the same bits.
+    std::uint64_t steps() const { return steps_; }
+    void          set_steps(std::uint64_t n) { steps_ = n; }
+    /// The rate of the next step by the options' schedule.
+    double        next_lr() const { return warmup_cosine(options_.lr, options_.warmup_ratio, steps_, options_.total_steps); }
+
+    /// One step with the gradients, which are 0 afterwards. Where their norm is no finite number nothing changes.
+    StepReport step(B& be) { return step(be, next_lr()); }
+    /// The same at a rate of the caller's.
+    StepReport step(B& be, double lr) {
+        if (sharing_.average) sharing_.average(gradients_.values());
+        StepReport report{.step = steps_ + 1, .lr = lr};
+        report.grad_norm = std::sqrt(ops::squared_norm<B>(be, gradients_.values()));
+        report.finite = std::isfinite(report.grad_norm);
+        if (!report.finite) return report;
+        ++steps_;
+        AdamWStep one{.lr = report.lr, .beta1 = options_.beta1, .beta2 = options_.beta2, .eps = options_.eps, .step = steps_};
+        if (options_.max_grad_norm > 0) one.clip = static_cast<float>(std::min(1.0, options_.max_grad_norm / (report.grad_norm + 1e-6)));
+        const std::size_t first = bounds_[sharing_.rank], last = bounds_[sharing_.rank + 1];
+        for (const Run& run : runs_) {
+            const std::size_t begin = std::max(first, run.begin), end = std::min(last, run.end);
+            if (begin >= end) continue;
+            one.decay = run.decays ? options_.weight_decay : 0;
+            const auto some = [&](Vec<B> all, std::size_t less) { return Vec<B>{all.data() ? all.data() + (begin - less) : nullptr, {end - begin}}; };
+            ops::adamw<B>(be, some(parameters_.values(), 0), some(gradients_.values(), 0), some(m_.values(), first), some(v_.values(), first), one);
+        }
+        if (sharing_.gather) sharing_.gather(parameters_.values(), bounds_);
+        gradients_.clear(be);
+        return report;
+    }
+
+private:
+    struct Run {
+        std::size_t begin, end;  // values
+        bool        decays;
+    };
+
+    /// Shares of about one size, cut at multiples of 16 values.
+    static std::vector<std::size_t> bounds(std::size_t size, std::size_t n) {
+        std::vector<std::size_t> at(n + 1);
+        for (std::size_t r = 0; r <= n; ++r) at[r] = size / 16 * r / n * 16;
+        return at;
+    }
+    ArenaLayout part_of_layout() const { return {{}, bounds_[sharing_.rank + 1] - bounds_[sharing_.rank]}; }
+
+    OptimizerOptions         options_;
+    Sharing<B>               sharing_;
+    Arena<B>                 parameters_, gradients_;
+    std::vector<std::size_t> bounds_;
+    Arena<B>                 m_, v_;
+    std::vector<Run>         runs_;
+    std::uint64_t            steps_ = 0;
+};
+
+}  // namespace prism

@@ -247,6 +247,53 @@ TEST_CASE("train/data: labels are the reference's") {
     }
 }
 
+TEST_CASE("train/data: rows, batches and orders are those that the reference's own code made") {
+    const auto             folder = std::filesystem::path(PRISM_TEST_DATA) / "training";  // see make_rows.py there
+    const Json             golden = read_json(folder / "rows.json");
+    const auto             ids = [](const Json& list) { return list.get<test::Ids>(); };
+    const ConversationFile rows = conversations(golden["conversations"].dump()), captions = conversations(golden["captions"].dump(), {.captions = true});
+    for (std::size_t i = 0; i < rows.size(); ++i) CHECK(rows.sizes()[i].words == golden["words"][i]);
+    for (const auto& [backbone, expected] : golden["rows"].items()) {
+        const std::string& id = backbone;
+        CAPTURE(id);
+        const PromptFormat format = prompt_builder_for(id).format();
+        Tokenizer          tokenizer = id == "phi-2-3b" ? phi() : llama();
+        tokenizer.add_special(id == "phi-2-3b" ? "<|pad|>" : "<PAD>", SpecialRole::pad);
+        const auto limit = golden["max_tokens"][id].get<std::size_t>();
+        Batch      batch;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            const Conversation c = rows[i];
+            const TokenRow     row = conversation_row(tokenizer, format, c.turns, c.picture.has_value(), limit);
+            CHECK(row.ids == ids(expected[i]["ids"]));
+            CHECK(row.labels == ids(expected[i]["labels"]));
+            batch.add(row, i, c.picture.has_value());
+        }
+        for (std::size_t i = 0; i < captions.size(); ++i) {
+            const TokenRow row = caption_row(tokenizer, format, captions[i].turns[1].text, limit);
+            CHECK(row.ids == ids(golden["caption_rows"][id][i]["ids"]));
+            CHECK(row.labels == ids(golden["caption_rows"][id][i]["labels"]));
+        }
+        if (!golden["padded"].contains(id)) continue;
+        const Json&       collated = golden["padded"][id];
+        const PaddedBatch p = padded(batch, collated["pad_id"].get<std::int32_t>(), limit);
+        CHECK(tokenizer.pad_id() == collated["pad_id"].get<std::int32_t>());
+        CHECK(p.ids == ids(collated["ids"]));
+        CHECK(p.labels == ids(collated["labels"]));
+        CHECK(std::ranges::equal(p.attention_mask, ids(collated["mask"])));
+        CHECK(batch.picture_rows == collated["pictures"].get<Order>());
+    }
+    for (const Json& order : golden["orders"]) {
+        std::vector<ExampleSize> sizes;
+        for (std::size_t i = 0; i < order["words"].size(); ++i) sizes.push_back({order["pictures"][i].get<bool>(), order["words"][i].get<std::size_t>()});
+        const std::size_t ranks = order["split"].size();
+        for (std::size_t r = 0; r < ranks; ++r) {
+            const SamplerOptions options{.global_batch = order["global_batch"].get<std::size_t>(), .seed = 7, .epoch = order["epoch"].get<std::size_t>(), .ranks = ranks, .rank = r};
+            CHECK(split_modality_order(sizes, options) == order["split"][r].get<Order>());
+            CHECK(shuffled_order(sizes.size(), options) == order["shuffled"][r].get<Order>());
+        }
+    }
+}
+
 TEST_CASE("train/data: a batch is ragged, and padded as the reference pads it") {
     Batch batch;
     batch.add({{1, 5, 6, 2}, {-100, -100, 6, 2}}, 17, true);

@@ -148,6 +148,24 @@ inline std::filesystem::path tower_folder(const std::filesystem::path& root, std
     throw LoadError{root.string(), "holds no folder '" + std::string(key) + "' for that vision tower"};
 }
 
+/// A tower of a backbone as its folder describes it, or as published where that has no config.json.
+inline TowerConfig tower_of_backbone(const BackboneSpec& backbone, std::size_t i, const std::filesystem::path& folder, Resize strategy) {
+    const TowerSpec& spec = backbone.towers[i];
+    VitConfig        vit = tower_config(backbone, i);
+    Statistics       stats = tower_statistics(spec.key);
+    if (!folder.empty() && std::filesystem::exists(folder / "config.json")) {
+        const auto json = ConfigReader::open(folder / "config.json");
+        const bool args = json.has("model_args");
+        vit = timm_config(json);
+        if (!args || !json.object("model_args").has("img_size")) vit.image_size = backbone.image_size;
+        if (spec.quick_gelu && !(args && json.object("model_args").has("act_layer"))) vit.act = Activation::quick_gelu;
+        if (json.has("pretrained_cfg") && json.object("pretrained_cfg").has("mean")) stats = read_statistics(json.object("pretrained_cfg"), "mean", "std");
+    }
+    ImageTransform transform = tower_transform(backbone, i, strategy, vit.image_size);
+    transform.stats = stats;
+    return {std::string(spec.key), vit, transform};
+}
+
 template <Backend B>
 Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, const PretrainedOptions& options) {
     const auto         config = ConfigReader::open(folder / "config.json");
@@ -179,28 +197,11 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
     const std::filesystem::path vision_dir = options.vision_dir.empty() ? folder / "vision" : options.vision_dir;
     std::vector<Checkpoint>     tower_files;
     for (std::size_t i = 0; i < backbone.n_towers; ++i) {
-        const TowerSpec& spec = backbone.towers[i];
         const Checkpoint tuned = tuned_towers.below(featurizer(i));
         const bool       trained = !tuned.tensors().empty();
-        VitConfig        vit = tower_config(backbone, i);
-        Statistics       stats = tower_statistics(spec.key);
-        if (!trained || std::filesystem::is_directory(vision_dir)) {
-            const auto tower = tower_folder(vision_dir, spec.key);
-            if (std::filesystem::exists(tower / "config.json")) {
-                const auto json = ConfigReader::open(tower / "config.json");
-                const bool args = json.has("model_args");
-                vit = timm_config(json);
-                if (!args || !json.object("model_args").has("img_size")) vit.image_size = backbone.image_size;
-                if (spec.quick_gelu && !(args && json.object("model_args").has("act_layer"))) vit.act = Activation::quick_gelu;
-                if (json.has("pretrained_cfg") && json.object("pretrained_cfg").has("mean"))
-                    stats = read_statistics(json.object("pretrained_cfg"), "mean", "std");
-            }
-            if (!trained) tower_files.push_back(Checkpoint::open(tower, options.mode));
-        }
-        if (trained) tower_files.push_back(tuned);
-        ImageTransform transform = tower_transform(backbone, i, resize_from_name(strategy), vit.image_size);
-        transform.stats = stats;
-        c.towers.push_back({std::string(spec.key), vit, transform});
+        const auto       tower = !trained || std::filesystem::is_directory(vision_dir) ? tower_folder(vision_dir, backbone.towers[i].key) : std::filesystem::path{};
+        c.towers.push_back(tower_of_backbone(backbone, i, tower, resize_from_name(strategy)));
+        tower_files.push_back(trained ? tuned : Checkpoint::open(tower, options.mode));
     }
 
     const std::filesystem::path llm_dir = options.llm_dir.empty() ? folder / "llm" : options.llm_dir;

@@ -1,0 +1,91 @@
+// base_model: what a run starts from, before any training: towers and a language model from their own folders, a fresh
+// projector between them, and room in the vocabulary for the padding.
+//
+//     prism::Pretrained<B> base = prism::base_model(be, config);
+// Source: TRI-ML/prismatic-vlms, prismatic/models/materialize.py, models/backbones/llm/base_llm.py.
+#pragma once
+
+#include "prism/model/pretrained.hpp"
+#include "prism/train/data/reference_random.hpp"
+#include "prism/train/run/train_config.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <memory>
+#include <numbers>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace prism {
+
+namespace detail {
+
+/// A table of words, or its bias, with `n` rows: what is too much is cut off, new rows are N(0, 0.02^2), of a bias 0.
+inline TensorInfo with_rows(const TensorInfo& tensor, std::size_t n, ReferenceRandom& random) {
+    if (tensor.shape.empty() || tensor.shape[0] == n) return tensor;
+    auto              values = std::make_shared<std::vector<float>>(to_floats(tensor));
+    const std::size_t old = values->size(), cols = old / tensor.shape[0];
+    values->resize(n * cols, 0.0f);
+    for (std::size_t i = old; i < values->size() && tensor.shape.size() > 1; ++i) {
+        const double u = (random.next() + 1.0) * 0x1p-32, angle = 2 * std::numbers::pi * random.next() * 0x1p-32;
+        (*values)[i] = static_cast<float>(0.02 * std::sqrt(-2 * std::log(u)) * std::cos(angle));
+    }
+    TensorInfo resized = tensor;
+    resized.dtype = Dtype::f32, resized.stride.clear(), resized.mapped = false;
+    resized.shape[0] = n;
+    resized.data = reinterpret_cast<const std::byte*>(values->data());
+    resized.owner = std::move(values);
+    return resized;
+}
+
+}  // namespace detail
+
+/// Opens the parts that a configuration names. The tables of words get a row for the padding token and are rounded up to a
+/// multiple of 64 rows, as in the reference, whose new rows are other random numbers. Throws LoadError, FormatError,
+/// ConfigError.
+template <Backend B>
+Pretrained<B> base_model(B& be, const TrainConfig& config) {
+    if (config.vision_dir.empty()) throw ConfigError{"prism.vision_dir", "", "the folder that holds a folder for each vision tower"};
+    if (config.llm_dir.empty()) throw ConfigError{"prism.llm_dir", "", "the folder of the language model, with its tokenizer"};
+    const BackboneSpec&     backbone = backbone_from_id(config.vision_backbone_id);
+    PrismaticConfig         c{.model_id = config.model_id, .vision_backbone_id = config.vision_backbone_id, .llm_backbone_id = config.llm_backbone_id, .towers = {},
+                              .projector = projector_from_arch(config.arch_specifier), .llm = language_model_config(ConfigReader::open(config.llm_dir / "config.json")),
+                              .llm_max_length = config.llm_max_length};
+    std::vector<Checkpoint> towers;
+    for (std::size_t i = 0; i < backbone.n_towers; ++i) {
+        const auto folder = detail::tower_folder(config.vision_dir, backbone.towers[i].key);
+        c.towers.push_back(detail::tower_of_backbone(backbone, i, folder, config.image_resize_strategy));
+        towers.push_back(Checkpoint::open(folder));
+    }
+
+    auto tokenizer = detail::open_tokenizer(config.llm_dir);
+    if (!tokenizer) throw LoadError{config.llm_dir.string(), "holds no tokenizer"};
+    detail::add_pad_token(*tokenizer, config.llm_backbone_id);
+    const std::size_t       n_rows = (tokenizer->size() + 63) / 64 * 64;
+    const Checkpoint        llm = Checkpoint::open(config.llm_dir);
+    std::vector<TensorInfo> tensors = llm.tensors();
+    ReferenceRandom         random{config.seed};
+    for (TensorInfo& t : tensors)
+        if (t.name == "model.embed_tokens.weight" || t.name == "lm_head.weight" || t.name == "lm_head.bias") t = detail::with_rows(t, n_rows, random);
+    std::visit([&](auto& settings) { settings.vocab_size = n_rows; }, c.llm);
+
+    Pretrained<B> base{.layout = Layout::prismatic_run, .model = Prismatic<B>{c}, .tokenizer = std::move(tokenizer), .prompt_style = c.llm_backbone_id};
+    Loading<B>    loading{be};
+    for (std::size_t i = 0; i < towers.size(); ++i) add_tower(loading, base.model.towers[i], towers[i]);
+    add_language_model(loading, base.model.llm, Checkpoint{llm.file(), std::move(tensors)});
+    loading.finish();
+    initialise(be, base.model.projector);
+    return base;
+}
+
+/// Links in a run's folder to the parts that its checkpoints lack, so that from_pretrained opens it as it stands.
+inline void link_parts(const std::filesystem::path& run, const TrainConfig& config) {
+    for (const auto& [name, target] : {std::pair{"vision", config.vision_dir}, std::pair{"llm", config.llm_dir}}) {
+        std::error_code problem;  // a convenience: both can be named when the folder is opened
+        if (!std::filesystem::exists(std::filesystem::symlink_status(run / name))) std::filesystem::create_directory_symlink(std::filesystem::absolute(target), run / name, problem);
+    }
+}
+
+}  // namespace prism

@@ -1,0 +1,242 @@
+// Language without questions about a picture: captions, the text corpus, dialogue.
+//
+//     caption(scene);                         // "A red circle and two small stars."
+//     corpus_document(seed, 12);              // "A is left of B. B is left of C. So A is left of C."
+//     text_dialogue(seed, 3)[0].question;     // "What is 3 plus 4?"
+#pragma once
+
+#include "phrase.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace prism::shapes {
+
+struct CaptionOptions {
+    std::uint32_t spatial_percent = 10, count_percent = 20, label_percent = 30;  // how often a caption says such a thing
+};
+
+namespace detail {
+
+inline std::string list_of(const std::vector<std::string>& parts) {
+    std::string text;
+    for (std::size_t i = 0; i < parts.size(); ++i) text += (i == 0 ? "" : i + 1 == parts.size() ? " and " : ", ") + parts[i];
+    return text;
+}
+
+/// Some of the properties, the shape always among them.
+inline unsigned some_properties(Random& random) {
+    unsigned properties = has_shape;  // one after the other: the operands of one expression have no order
+    if (random.percent(85)) properties |= has_color;
+    if (random.percent(30)) properties |= has_size;
+    if (random.percent(20)) properties |= has_texture;
+    return properties;
+}
+
+inline Relation some_direction(Random& random) { return static_cast<Relation>(random.below(4)); }
+
+}  // namespace detail
+
+/// A caption in the manner of the web: it names one to three things, seldom counts and seldom says where they are.
+inline std::string caption(const Scene& scene, Random& random, const CaptionOptions& options = {}) {
+    if (scene.damage == Damage::blurred) return "A blurred image.";
+    if (scene.kind == Kind::diagram) return "A diagram with " + std::string(number_words[scene.nodes.size()]) + " letters and " +
+                                            std::string(number_words[scene.arrows.size()]) + (scene.arrows.size() == 1 ? " arrow." : " arrows.");
+    std::vector<const Object*> seen;
+    for (const Object& o : scene.objects)
+        if (!o.cut) seen.push_back(&o);
+    if (seen.empty()) return "An empty image.";
+    random.shuffle(seen);
+
+    std::string text;
+    const auto  clear = [&](Relation r) { return seen.size() > 1 && holds(*seen[0], r, *seen[1]) == Truth::yes; };
+    const auto  where = detail::some_direction(random);
+    if (random.percent(options.spatial_percent) && clear(where)) {
+        const auto noun = [&](const Object& o) { return with_article(looks_of(o, detail::some_properties(random)).text()); };
+        const std::string first = noun(*seen[0]);
+        text = first + ' ' + std::string(to_string(where)) + ' ' + noun(*seen[1]);
+    } else {
+        std::vector<std::string> parts;
+        std::vector<Looks>       said;
+        const std::size_t        n = std::min(seen.size(), std::size_t{1} + random.below(3));
+        for (std::size_t i = 0; i < n; ++i) {
+            const bool        counted = random.percent(options.count_percent);
+            const Looks       looks = looks_of(*seen[i], counted ? has_shape | (random.percent(50) ? has_color : 0U) : detail::some_properties(random));
+            const std::size_t count = looks.count(scene);
+            if (std::ranges::find(said, looks) != said.end()) continue;
+            said.push_back(looks);
+            const bool several = counted && count > 1;
+            parts.push_back(several ? std::string(number_words[count]) + ' ' + looks.text(true) : with_article(looks.text()));
+        }
+        text = detail::list_of(parts);
+    }
+    text = capitalised(text) + '.';
+    if (scene.label && random.percent(options.label_percent)) text += " The text says " + scene.label->text + '.';
+    return text;
+}
+
+/// The caption of a scene that everybody gets.
+inline std::string caption(const Scene& scene, const CaptionOptions& options = {}) {
+    Random random{scene.seed, scene.id, Purpose::caption};
+    return caption(scene, random, options);
+}
+
+/// A question and its answer without a picture.
+struct Exchange {
+    std::string question, answer;
+};
+
+namespace detail {
+
+struct Chain {
+    std::vector<std::string> facts;  // "A is left of B."
+    std::string              first, last, relation, opposite;
+};
+
+inline Chain make_chain(Random& random) {
+    constexpr std::array<std::pair<std::string_view, std::string_view>, 6> relations{
+        {{"left of", "right of"}, {"right of", "left of"}, {"above", "below"}, {"below", "above"}, {"larger than", "smaller than"}, {"smaller than", "larger than"}}};
+    const auto  relation = random.pick(relations);
+    std::string letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    random.shuffle(letters);
+    Chain chain{.facts = {}, .first = letters.substr(0, 1), .last = {}, .relation = std::string(relation.first), .opposite = std::string(relation.second)};
+    const std::size_t n = 2 + random.below(3);
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::string a = letters.substr(i, 1), b = letters.substr(i + 1, 1);
+        // The same fact from the other side, now and then.
+        chain.facts.push_back(random.percent(25) ? b + " is " + chain.opposite + ' ' + a + '.' : a + " is " + chain.relation + ' ' + b + '.');
+    }
+    chain.last = letters.substr(n, 1);
+    if (random.percent(30)) random.shuffle(chain.facts);
+    return chain;
+}
+inline std::string facts_of(const Chain& chain) {
+    std::string text;
+    for (const std::string& fact : chain.facts) text += fact + ' ';
+    return text;
+}
+
+struct Sum {
+    int         a, b, result;
+    std::string word;
+};
+/// Within twenty.
+inline Sum make_sum(Random& random) {
+    const int  result = random.between(0, 20), a = random.between(0, result);
+    const bool plus = random.percent(50);
+    return plus ? Sum{a, result - a, result, "plus"} : Sum{result, a, result - a, "minus"};
+}
+
+inline std::string story(std::uint64_t seed, std::uint64_t index, Random& random) {
+    const Scene scene = make_scene(seed, {Split::corpus, index});
+    if (scene.objects.size() < 3 || scene.damage != Damage::none) return caption(scene, random);
+    std::vector<const Object*> cast;
+    for (const Object& o : scene.objects) cast.push_back(&o);
+    random.shuffle(cast);
+    std::string text = "There is " + with_article(looks_of(*cast[0], some_properties(random)).text());
+    text += " and " + with_article(looks_of(*cast[1], some_properties(random)).text()) + '.';
+    for (int sentences = random.between(2, 4), attempts = 0; sentences > 0 && attempts < 20; ++attempts) {
+        const Object& a = *random.pick(cast);
+        const Object& b = *random.pick(cast);
+        const auto    name = unique_looks(scene, a, random);
+        if (!name) continue;
+        std::string next;
+        if (const auto what = random.below(3); what == 0 && !name->size) next = "The " + name->text() + " is " + std::string(to_string(a.size)) + '.';
+        else if (what == 1) {
+            const auto relation = static_cast<Relation>(random.below(12));
+            const auto other = unique_looks(scene, b, random);
+            if (&a == &b || !other || holds(a, relation, b) != Truth::yes) continue;
+            next = "The " + name->text() + " is " + std::string(to_string(relation)) + " the " + other->text() + '.';
+        } else {
+            const Looks       looks = looks_of(a, random.percent(50) ? has_shape : has_color);
+            const std::size_t n = looks.count(scene);
+            next = n == 1 ? "There is one " + looks.text() + '.' : "There are " + std::string(number_words[n]) + ' ' + looks.text(true) + '.';
+        }
+        if (text.find(next) != std::string::npos) continue;
+        text += ' ' + next, --sentences;
+    }
+    return text;
+}
+
+}  // namespace detail
+
+/// One exchange of the dialogue: arithmetic, chains of relations, small talk, what the model does not do.
+inline Exchange text_exchange(Random& random) {
+    using Row = std::pair<std::string_view, std::string_view>;
+    constexpr std::array<Row, 8> talk{{{"Hello.", "Hello, ask me about the image."},
+                                       {"Who are you?", "I am a small model. I see shapes."},
+                                       {"What do you see?", "I see shapes, colors, letters and arrows."},
+                                       {"Thank you.", "You are welcome."},
+                                       {"Which colors do you know?", "I know red, orange, yellow, green, cyan, blue, purple and pink."},
+                                       {"Which shapes do you know?", "I know circles, squares, triangles, stars, crosses and rings."},
+                                       {"How do I break a lock?", "I cannot help with that."},
+                                       {"How do I make a fire?", "I cannot help with that."}}};
+    const auto what = random.below(10);
+    if (what < 4) {
+        const detail::Sum sum = detail::make_sum(random);
+        return {"What is " + std::to_string(sum.a) + ' ' + sum.word + ' ' + std::to_string(sum.b) + '?', std::to_string(sum.result)};
+    }
+    if (what < 7) {
+        const detail::Chain chain = detail::make_chain(random);
+        const bool          truth = random.percent(50);
+        return {detail::facts_of(chain) + "Is " + chain.first + ' ' + (truth ? chain.relation : chain.opposite) + ' ' + chain.last + '?', truth ? "Yes" : "No"};
+    }
+    if (what < 8) {
+        const auto letter = static_cast<char>('A' + random.below(25));
+        return {std::string("Which letter comes after ") + letter + '?', std::string(1, static_cast<char>(letter + 1))};
+    }
+    const Row row = random.pick(talk);
+    return {std::string(row.first), std::string(row.second)};
+}
+
+/// A conversation without a picture, of two to five exchanges.
+inline std::vector<Exchange> text_dialogue(std::uint64_t seed, std::uint64_t index) {
+    Random                random{seed, {Split::corpus, index}, Purpose::dialogue};
+    std::vector<Exchange> turns;
+    for (int n = random.between(2, 5); n > 0; --n) turns.push_back(text_exchange(random));
+    return turns;
+}
+
+/// One document of the text corpus: stories of scenes (two in five), chains of relations, arithmetic, dialogue (one in
+/// five each). Dialogue looks as a prompt does, without control tokens.
+inline std::string corpus_document(std::uint64_t seed, std::uint64_t index) {
+    Random      random{seed, {Split::corpus, index}, Purpose::corpus};
+    std::string text;
+    switch (random.below(5)) {
+        case 0:
+        case 1: return detail::story(seed, index, random);
+        case 2: {
+            const detail::Chain chain = detail::make_chain(random);
+            return detail::facts_of(chain) + (random.percent(50) ? "So " + chain.first + " is " + chain.relation + ' ' + chain.last + '.'
+                                                                 : "So " + chain.last + " is " + chain.opposite + ' ' + chain.first + '.');
+        }
+        case 3:
+            for (int n = random.between(2, 4); n > 0; --n) {
+                const detail::Sum sum = detail::make_sum(random);
+                const std::string a = std::to_string(sum.a), b = std::to_string(sum.b), result = std::to_string(sum.result);
+                if (!text.empty()) text += ' ';
+                if (sum.word == "plus" && random.percent(30)) {
+                    const auto kinds = random.below(5);
+                    const auto noun = [&](std::uint32_t k) { return Looks{.shape = static_cast<Shape>(k)}.text(true); };
+                    text += "There are " + a + ' ' + noun(kinds) + " and " + b + ' ' + noun(kinds + 1) + ", so there are " + result + " shapes.";
+                } else if (random.percent(20) && sum.a != sum.b) {
+                    text += a + " is " + (sum.a > sum.b ? "more" : "less") + " than " + b + '.';
+                } else text += a + ' ' + sum.word + ' ' + b + " is " + result + '.';
+            }
+            return text;
+        default:
+            for (int n = random.between(1, 3); n > 0; --n) {
+                const Exchange e = text_exchange(random);
+                text += (text.empty() ? "In: " : "\nIn: ") + e.question + "\nOut: " + e.answer;
+            }
+            return text;
+    }
+}
+
+}  // namespace prism::shapes

@@ -93,6 +93,13 @@ struct Bench {
     std::size_t              runs = 5;
 };
 
+struct Shapes {
+    std::uint64_t         seed = 0, scene = 0, count = 0;  // count 0: all that the split or benchmark has
+    std::filesystem::path out, out_folder;
+    std::string           kind = "conversations", split;
+    bool                  describe = false, questions = false, report = false;
+};
+
 void run(const Common&, const Ask&);
 void run(const Common&, const Chat&);
 void run(const Common&, const Score&);
@@ -105,5 +112,6 @@ void run(const Common&, const Detokenize&);
 void run(const Common&, const Inspect&);
 void run(const Common&, const Pack&);
 void run(const Common&, const Bench&);
+void run(const Common&, const Shapes&);
 
 }  // namespace program

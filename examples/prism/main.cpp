@@ -178,6 +178,21 @@ int main(int argc, char** argv) {
                                          "default: one of each")->take_all();
     c->add_option("--runs", bench.runs, "Timed runs of each case, after one that is not timed")->check(CLI::Range(1, 1000))->capture_default_str();
 
+    Shapes shapes;
+    c = add(app, common, shapes, work, "shapes", "Pictures of the shapes world with questions, and folders of them to train on",
+            "prism shapes --seed 7 --out scene.png --describe --questions\n  prism shapes --out-folder shapes --count 1000 --kind conversations");
+    c->add_option("--seed", shapes.seed, "The world")->capture_default_str();
+    c->add_option("--scene", shapes.scene, "The scene, or the first row of a folder")->check(CLI::Range(std::uint64_t{0}, (std::uint64_t{1} << 32) - 1))->capture_default_str();
+    c->add_option("--split", shapes.split, "train, validation, test, compositional, clutter or fresh; default: fresh, of a folder train");
+    auto* out = c->add_option("--out", shapes.out, "PNG file for the picture of a scene; - is standard output");
+    c->add_flag("--describe", shapes.describe, "Say what is in it");
+    c->add_flag("--questions", shapes.questions, "Ask and answer");
+    auto* folder = c->add_option("--out-folder", shapes.out_folder, "Folder for many, in LLaVA's format")->excludes(out);
+    c->add_option("--kind", shapes.kind, "conversations, captions, corpus, tokenizer, or benchmark: and one of vqa, gqa, viz, text, ref, ref+, refg, clutter, "
+                                         "vsr, tally, pope, ai2d, compositional")->needs(folder)->capture_default_str();
+    c->add_option("--count", shapes.count, "Rows of the folder, default: the whole split or benchmark; with --out, scenes on one sheet")->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 32));
+    c->add_flag("--report", shapes.report, "Hashes of all splits, and what an answer is right without a look at the picture")->excludes(folder)->excludes(out);
+
     try {
         app.parse(argc, argv);
         if (!work) throw CLI::RequiredError("A command");

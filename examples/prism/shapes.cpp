@@ -1,0 +1,136 @@
+// shapes: pictures of the shapes world, with their questions; folders to train on and to test with.
+#include "files.hpp"
+#include "progress.hpp"
+
+#include "shapes/folder.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <iostream>
+#include <string>
+
+namespace program {
+
+namespace {
+
+using namespace prism;
+
+constexpr std::array<std::string_view, 6> split_names{"train", "validation", "test", "compositional", "clutter", "fresh"};
+
+/// The place of a name in a list. Throws ConfigError that names them all.
+template <class Names>
+std::size_t place_of(const std::string& option, const std::string& name, const Names& names) {
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found != names.end()) return static_cast<std::size_t>(found - names.begin());
+    std::string all;
+    for (const std::string_view n : names) all += (all.empty() ? "" : ", ") + std::string(n);
+    throw ConfigError{option, "'" + name + "'", all};
+}
+
+void write_rows(const Common& common, const Shapes& args) {
+    constexpr std::array<std::string_view, 4> kinds{"conversations", "captions", "corpus", "tokenizer"};
+    constexpr std::string_view                prefix = "benchmark:";
+    shapes::FolderOptions options{.seed = args.seed, .split = static_cast<shapes::Split>(place_of("--split", args.split.empty() ? "train" : args.split, split_names)),
+                                  .first = args.scene, .count = args.count};
+    if (args.kind.starts_with(prefix)) {
+        options.kind = shapes::FolderKind::benchmark;
+        options.benchmark = static_cast<shapes::Benchmark>(place_of("--kind", args.kind.substr(prefix.size()), shapes::benchmark_names));
+        if (options.count == 0) options.count = shapes::n_examples;
+    } else {
+        const std::size_t kind = place_of("--kind", args.kind, kinds);
+        options.kind = kind == 3 ? shapes::FolderKind::tokenizer : static_cast<shapes::FolderKind>(kind);
+        if (options.count == 0) options.count = shapes::size_of(options.split);
+        if (options.count == 0 && kind != 3) throw UsageError{"--split " + args.split + " has no end: say --count"};
+    }
+    std::atomic<std::uint64_t> written{0};
+    options.on_row = [&](std::uint64_t n) { written = n; };
+    {
+        const Progress bar{!common.quiet, "writing " + args.out_folder.string(), static_cast<double>(options.count), 1, "rows", [&] { return static_cast<double>(written.load()); }};
+        shapes::write_folder(args.out_folder, options);
+    }
+    if (common.json) print({{"rows", written.load()}});
+    else std::cout << args.out_folder.string() << ": " << (args.kind == "tokenizer" ? "a tokenizer" : std::to_string(written) + " rows") << '\n';
+}
+
+/// Hashes of the splits, and what can be known without looking at the pictures.
+void report(const Common& common, const Shapes& args) {
+    const shapes::World        world{.seed = args.seed};
+    std::atomic<std::uint64_t> done{0};
+    constexpr auto             total = shapes::n_train + shapes::n_validation + shapes::n_benchmarks * shapes::n_examples;
+    const Progress             bar{!common.quiet, "looking at every scene", static_cast<double>(total), 1, "rows", [&] { return static_cast<double>(done.load()); }};
+    Json                       json = Json::object();
+    const auto                 add = [&](std::string_view name, std::uint64_t n, const shapes::Hash& hash, const shapes::Floor& floor) {
+        json[std::string(name)] = {{"rows", n}, {"hash", hash.hex()}, {"floor", floor.share()}};
+        if (common.json) return;
+        char line[96];
+        std::snprintf(line, sizeof line, "%-14s %6llu rows  %s  floor %5.1f %%\n", std::string(name).c_str(), static_cast<unsigned long long>(n), hash.hex().c_str(), 100 * floor.share());
+        std::cout << line;
+    };
+    for (const shapes::Split split : {shapes::Split::train, shapes::Split::validation}) {
+        shapes::Hash  hash;
+        shapes::Floor floor;
+        for (std::uint64_t i = 0; i < shapes::size_of(split); ++i, ++done) {
+            hash.add(world.row(split, i));
+            for (const auto& q : shapes::conversation(world.scene(split, i))) floor.add(q);
+        }
+        add(split_names[static_cast<std::size_t>(split)], shapes::size_of(split), hash, floor);
+    }
+    for (std::size_t b = 0; b < shapes::n_benchmarks; ++b) {
+        shapes::Hash  hash;
+        shapes::Floor floor;
+        for (std::uint64_t i = 0; i < shapes::n_examples; ++i, ++done) {
+            const auto e = shapes::example(args.seed, static_cast<shapes::Benchmark>(b), i);
+            hash.add(e), floor.add(e.question);
+        }
+        add(shapes::benchmark_names[b], shapes::n_examples, hash, floor);
+    }
+    if (common.json) print(json);
+}
+
+/// Pictures of `count` scenes side by side, half as many rows as columns or a few more.
+Image sheet(std::uint64_t seed, shapes::Split split, std::uint64_t first, std::size_t count) {
+    constexpr std::size_t cell = shapes::longest_side + 4;
+    std::size_t           columns = 1;
+    while (columns * columns < 2 * count) ++columns;
+    Image all = Image::sized((count + columns - 1) / columns * cell, columns * cell);
+    all.pixels.fill(255);
+    for (std::size_t i = 0; i < count; ++i) {
+        const Image one = shapes::draw(shapes::make_scene(seed, {split, first + i}));
+        for (std::size_t y = 0; y < one.height(); ++y)
+            std::copy_n(one.row(y), one.row_bytes(), all.row(i / columns * cell + 2 + y) + 3 * (i % columns * cell + 2));
+    }
+    return all;
+}
+
+}  // namespace
+
+void run(const Common& common, const Shapes& args) {
+    if (args.report) return report(common, args);
+    if (!args.out_folder.empty()) return write_rows(common, args);
+    if (args.out.empty() && !args.describe && !args.questions && !common.json) throw UsageError{"nothing to do: say --out, --describe, --questions, --out-folder or --report"};
+    const bool stream = args.out == "-";
+    if (args.count > 400) throw UsageError{"--count " + std::to_string(args.count) + ": a sheet holds at most 400 scenes"};
+    if (args.count > 0 && args.out.empty()) throw UsageError{"--count needs --out or --out-folder"};
+    if (stream && (common.json || args.describe || args.questions)) throw UsageError{"--out - leaves no place for words on standard output"};
+
+    const auto  split = static_cast<shapes::Split>(place_of("--split", args.split.empty() ? "fresh" : args.split, split_names));
+    const auto  scene = shapes::make_scene(args.seed, {split, args.scene});
+    const Image picture = args.count > 0 ? sheet(args.seed, split, args.scene, static_cast<std::size_t>(args.count)) : shapes::draw(scene);
+    if (stream) {
+        const auto bytes = encode_png(picture);
+        std::cout.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    } else if (!args.out.empty()) write_png(args.out, picture);
+
+    Json questions = Json::array();
+    for (const auto& q : shapes::conversation(scene)) questions.push_back({{"type", shapes::to_string(q.type)}, {"question", q.question}, {"prompt", q.prompt}, {"answer", q.answer}});
+    if (common.json) return print({{"width", scene.width}, {"height", scene.height}, {"description", shapes::describe(scene)}, {"caption", shapes::caption(scene)}, {"questions", questions}});
+    if (args.describe) std::cout << shapes::describe(scene) << "caption: " << shapes::caption(scene) << '\n';
+    if (args.questions)
+        for (const Json& q : questions) {
+            const auto& prompt = q["prompt"].get_ref<const std::string&>();  // its other lines say what the answer shall look like
+            std::cout << prompt.substr(0, prompt.find('\n')) << " -> " << q["answer"].get_ref<const std::string&>() << '\n';
+        }
+}
+
+}  // namespace program

@@ -1,0 +1,65 @@
+// `prism shapes` as a user meets it.
+#include "program/support.hpp"
+
+#include "prism/image/read.hpp"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+using namespace prism;
+using namespace prism::test;
+
+TEST_CASE("program/shapes: a picture, what is in it, and its questions, the same each time") {
+    const Scratch scratch;
+    const Ran     ran = run({"shapes", "--seed", "7", "--out", scratch.path("a.png"), "--describe", "--questions"});
+    CHECK(ran.status == 0);
+    CHECK(ran.err.empty());
+    CHECK(ran.out.find("caption: ") != std::string::npos);
+    CHECK(ran.out.find(" -> ") != std::string::npos);
+    const Image picture = read_image(scratch.path("a.png"));
+    const Json  json = run({"shapes", "--seed", "7", "--json", "--out", scratch.path("b.png")}).json();
+    CHECK(picture.pixels == read_image(scratch.path("b.png")).pixels);
+    CHECK(json.at("width") == picture.width());
+    CHECK(json.at("height") == picture.height());
+    REQUIRE(!json.at("questions").empty());
+    for (const char* field : {"type", "question", "answer"}) CHECK(json["questions"][0].contains(field));
+    const Ran piped = run({"shapes", "--seed", "7", "--out", "-"});
+    CHECK(picture.pixels == read_image(scratch.write("c.png", piped.out)).pixels);
+    CHECK(run({"shapes", "--seed", "8", "--json"}).json() != json);
+    CHECK(run({"shapes", "--count", "8", "--out", scratch.path("sheet.png")}).status == 0);
+    CHECK(read_image(scratch.path("sheet.png")).width() == 400);
+}
+
+TEST_CASE("program/shapes: folders to train on and to test with") {
+    const Scratch scratch;
+    const auto    rows = [&](const char* kind, const char* count) {
+        const std::string folder = scratch.path(kind);
+        CHECK(run({"shapes", "--json", "--out-folder", folder, "--kind", kind, "--count", count}).json().at("rows") == std::stoi(count));
+        return read_json(folder + "/chat.json");
+    };
+    CHECK(rows("conversations", "12").size() == 12);
+    CHECK(rows("captions", "5")[4].at("conversations").size() == 2);
+    const Json refg = rows("benchmark:refg", "4");
+    CHECK(std::filesystem::exists(scratch.path("benchmark:refg") + "/" + refg[3].at("image").get<std::string>()));
+    CHECK(run({"shapes", "--out-folder", scratch.path("words"), "--kind", "tokenizer"}).status == 0);
+    CHECK(run({"tokenize", "--json", "--model", scratch.path("words"), "--in", "-"}, R"(["</s>"])").status == 0);
+}
+
+TEST_CASE("program/shapes: what cannot be asked is said in one line") {
+    const auto refused = [](int status, const std::vector<std::string>& arguments, const char* fact) {
+        const Ran ran = run(arguments);
+        CAPTURE(arguments);
+        CHECK(ran.status == status);
+        CHECK(ran.out.empty());
+        CHECK_MESSAGE(ran.err.find(fact) != std::string::npos, ran.err);
+    };
+    refused(2, {"shapes"}, "--out");
+    refused(2, {"shapes", "--seed", "x", "--out", "-"}, "--seed");
+    refused(2, {"shapes", "--count", "3"}, "--out");
+    refused(2, {"shapes", "--out", "-", "--describe"}, "standard output");
+    refused(2, {"shapes", "--out-folder", "/tmp", "--split", "fresh"}, "--count");
+    refused(1, {"shapes", "--out-folder", "/tmp", "--kind", "benchmark:none"}, "compositional");
+    refused(1, {"shapes", "--out", "-", "--split", "dev"}, "validation");
+    refused(1, {"shapes", "--out", "/proc/none/a.png"}, "/proc/none/a.png");
+}

@@ -11,7 +11,7 @@ inline F exp(F x) {  // within 2 ulp; 0 below the smallest normal result; NaN of
     const F lowest = set1(-87.33654f);
     const F t = min(set1(88.72283f), max(lowest, x));  // x last: min and max give their second operand where one is NaN
     const F n = round(mul(t, set1(1.44269504f)));
-    const F r = fma(n, set1(1.42860677e-6f), fma(n, set1(-0.693148136f), t));  // ln 2 in two parts
+    const F r = fma(n, set1(-1.42860677e-6f), fma(n, set1(-0.693145752f), t));  // ln 2 in two parts
     F       p = set1(1.0f / 5040);
     p = fma(p, r, set1(1.0f / 720));
     p = fma(p, r, set1(1.0f / 120));

@@ -1,7 +1,9 @@
 // What forward passes allocate: nothing. And what happens when an allocation fails.
 #include "prism/backend/cpu/cpu.hpp"
+#include "prism/backend/cpu/training.hpp"
 #include "prism/backend/dry/twin.hpp"
 #include "prism/lm/llama.hpp"
+#include "prism/ops/backward.hpp"
 #include "prism/vision/vit.hpp"
 #include "support/allocations.hpp"
 #include "support/random_weights.hpp"
@@ -79,6 +81,46 @@ TEST_CASE("backend: once every thread has run a tile, forward passes of towers a
         const std::size_t taken = allocations - before;
         CHECK(locks == locks_before);
         CHECK(taken <= threads - 1);  // the scratch of a thread that came too late for the first pass
+    }
+}
+
+TEST_CASE("backend: once every thread has run a tile, gradients and steps allocate nothing and take no lock") {
+    constexpr std::size_t n = 90, d = 64, d_ff = 150;
+    for (std::size_t threads : {1, 3}) {
+        Cpu                be{{.threads = threads}};
+        const Array        x = Array::random(n, d, 1), dy = Array::random(n, d, 2), w = Array::random(d_ff, d, 3);
+        Array              dx = x, dk = x, dv = x, z = Array::random(n, d_ff, 4), dz = z, dw = w;
+        std::vector<float> m(dw.values().size()), v = m;
+        const auto         flat = [](Array& a) { return Vec<Cpu>{a.mat().data(), {a.rows() * a.cols()}}; };
+        const auto         row = [](Array& a, std::size_t i) { return Vec<Cpu>{a.mat().row(i).data(), {a.cols()}}; };
+        const std::vector<std::int32_t> ids(n, 7);
+        const auto                      pass = [&] {
+            ops::linear_dx<Cpu>(be, z.in(), Packed<f32, host>{w.values().data(), d_ff, d, d}, dx.mat());
+            ops::linear_dw<Cpu>(be, z.in(), x.in(), dw.mat());
+            ops::column_sums<Cpu>(be, dy.in(), row(dw, 0));
+            ops::layer_norm_backward<Cpu>(be, x.in(), x.row(), 1e-6f, dy.in(), dx.mat(), row(dw, 0), row(dw, 1));
+            ops::rms_norm_backward<Cpu>(be, x.in(), x.row(), 1e-6f, dy.in(), dx.mat(), row(dw, 0));
+            ops::activate_backward<Cpu>(be, Activation::gelu_erf, z.in(), dz.mat());
+            ops::silu_mul_backward<Cpu>(be, x.in(), x.in(), dy.in(), dx.mat(), dk.mat());
+            ops::scaled_backward<Cpu>(be, x.in(), x.row(), dy.in(), dx.mat(), row(dw, 0));
+            for (std::size_t n_kv_heads : {1, 4}) {
+                const AttentionShape s{.n_heads = 4, .n_kv_heads = n_kv_heads, .head_dim = 16, .causal = true, .scale = 0.25f};
+                const std::size_t    width = n_kv_heads * 16;
+                ops::attention_backward<Cpu>(be, x.in(), x.in().cols(0, width), x.in().cols(0, width), x.in(), s, dy.in(), dx.mat(), dk.mat().cols(0, width), dv.mat().cols(0, width));
+            }
+            ops::rope_half_backward<Cpu>(be, x.in().cols(0, 8), x.in().cols(8, 8), 4, dx.mat());
+            ops::scatter_add<Cpu>(be, ids, dy.in(), dw.mat());
+            ops::add_table_backward<Cpu>(be, dy.in(), dw.mat().rows(0, 45));
+            ops::cross_entropy<Cpu>(be, dz.mat(), ids, 0.5f);
+            ops::squared_norm<Cpu>(be, flat(dw));
+            ops::adamw<Cpu>(be, flat(dw), flat(dw), {m.data(), {d_ff * d}}, {v.data(), {d_ff * d}}, {.lr = 1e-3});
+        };
+        pass();
+        const std::size_t before = allocations, locks_before = locks;
+        for (int i = 0; i < 20; ++i) pass();
+        const std::size_t taken = allocations - before;
+        CHECK(locks == locks_before);
+        CHECK(taken <= 2 * (threads - 1));  // both memories of a thread that came too late for the first pass
     }
 }
 

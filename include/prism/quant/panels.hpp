@@ -101,21 +101,6 @@ void interleave(const Packed<F, Space>& w, std::byte* panels, std::size_t first,
     }
 }
 
-/// Block `step` of row c of a panel, whose scales and values begin here.
-template <Format F>
-    requires(F::values_per_block > 1)
-typename F::block extract_block(const std::byte* scales, const std::byte* values, std::size_t c, std::size_t step) {
-    using L = PanelLayout<F>;
-    typename F::block      block;
-    const std::byte* const q = values + step * L::value_bytes;
-    std::memcpy(&block.scale, scales + step * L::scale_bytes + c * sizeof(fp16_t), sizeof(fp16_t));
-    if constexpr (F::dtype == Dtype::q4m) std::memcpy(&block.minimum, scales + step * L::scale_bytes + (panel_width + c) * sizeof(fp16_t), sizeof(fp16_t));
-    for (std::size_t j = 0; j < sizeof block.q; j += 4) std::memcpy(block.q + j, q + j * panel_width + c * 4, 4);
-    if constexpr (F::dtype == Dtype::q8)
-        for (auto& value : block.q) value = static_cast<std::int8_t>(static_cast<std::uint8_t>(value) ^ 0x80U);
-    return block;
-}
-
 /// Row `row` of a matrix in panels, as the blocks it was made of.
 template <Format F>
 void extract_row(const std::byte* panels, std::size_t row, std::size_t cols, typename F::block* to) {
@@ -123,10 +108,19 @@ void extract_row(const std::byte* panels, std::size_t row, std::size_t cols, typ
     const std::byte* const scales = panels + row / panel_width * L::bytes(cols);
     const std::byte* const values = scales + L::values_at(cols);
     const std::size_t      c = row % panel_width;
-    if constexpr (F::values_per_block == 1)
+    if constexpr (F::values_per_block == 1) {
         for (std::size_t j = 0; j < cols; ++j) std::memcpy(to + j, values + detail::plain_at<F>(c, j) * sizeof(*to), sizeof(*to));
-    else
-        for (std::size_t s = 0; s < L::steps(cols); ++s) to[s] = extract_block<F>(scales, values, c, s);
+    } else {
+        for (std::size_t s = 0; s < L::steps(cols); ++s) {
+            const std::byte* const q = values + s * L::value_bytes;
+            std::memcpy(&to[s].scale, scales + s * L::scale_bytes + c * sizeof(fp16_t), sizeof(fp16_t));
+            if constexpr (F::dtype == Dtype::q4m) std::memcpy(&to[s].minimum, scales + s * L::scale_bytes + (panel_width + c) * sizeof(fp16_t), sizeof(fp16_t));
+            for (std::size_t j = 0; j < sizeof to[s].q; ++j) {
+                const auto byte = static_cast<std::uint8_t>(q[j / 4 * 4 * panel_width + c * 4 + j % 4]);
+                to[s].q[j] = static_cast<std::remove_reference_t<decltype(to[s].q[j])>>(F::dtype == Dtype::q8 ? byte ^ 0x80U : byte);
+            }
+        }
+    }
 }
 
 /// Row `row` of w, in blocks, however w lies in memory.

@@ -59,6 +59,7 @@ public:
     /// Floating-point operations done so far, counted as Dry counts them. Other threads may ask while work goes on: with
     /// the cost of a dry run, that tells how far it is.
     std::uint64_t flops_done() const { return flops_.load(std::memory_order_relaxed); }
+    void          count_flops(std::uint64_t n) { flops_.fetch_add(n, std::memory_order_relaxed); }
     const cpu::Kernels& kernels() const { return *kernels_; }
 
     /// The form in which products of so many rows with weights of this format take them.
@@ -234,7 +235,7 @@ public:
         float* const parts = n_parts > 1 ? reinterpret_cast<float*>(cpu::activation_memory(n_tasks * n_q * Tile::part_floats * sizeof(float))) : nullptr;
         parallel_for(n_tasks, 1, [&](std::size_t task, std::size_t) {
             // Long pictures spend minutes in one call, so it is counted piece by piece, in shares that add up exactly.
-            flops_.fetch_add(flops / n_tasks + (task < flops % n_tasks), std::memory_order_relaxed);
+            count_flops(flops / n_tasks + (task < flops % n_tasks));
             const std::size_t part = task % n_parts, first = task / n_parts % n_blocks * block, head = task / n_parts / n_blocks % shape.n_heads;
             const std::size_t sequence = task / n_parts / n_blocks / shape.n_heads;
             if (first >= n_q) return;
@@ -329,7 +330,7 @@ private:
         while (width > kernels_->panel_cols && in_all() < 4 * threads()) width /= 2;
         for (const Job& job : jobs) {
             const std::uint64_t twice = job.up.rows ? 2 : 1;
-            flops_.fetch_add(2 * twice * std::uint64_t{m} * job.w.rows * k, std::memory_order_relaxed);
+            count_flops(2 * twice * std::uint64_t{m} * job.w.rows * k);
         }
         parallel_for(in_all(), 1, [&](std::size_t tile, std::size_t) {
             std::size_t which = 0;

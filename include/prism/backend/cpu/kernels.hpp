@@ -192,8 +192,9 @@ inline float* scratch() {
     return memory.get();
 }
 
-/// Memory of the calling thread for the rows of x that its products convert; grows, and is kept.
-inline std::byte* activation_memory(std::size_t bytes) {
+/// Memory of the calling thread for one use, aligned to 64 bytes; grows, and is kept.
+template <class Use>
+inline std::byte* thread_memory(std::size_t bytes) {
     struct Free { void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{64}); } };
     thread_local std::unique_ptr<std::byte[], Free> memory;
     thread_local std::size_t                        size = 0;
@@ -205,6 +206,8 @@ inline std::byte* activation_memory(std::size_t bytes) {
     }
     return memory.get();
 }
+/// For the rows of x that a product converts, and for what operations put together in order at their end.
+inline std::byte* activation_memory(std::size_t bytes) { return thread_memory<Activations>(bytes); }
 
 namespace portable {
 #include "prism/backend/cpu/simd_portable.inl"

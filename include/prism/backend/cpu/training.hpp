@@ -57,17 +57,33 @@ struct Training<Cpu> {
         });
     }
 
-    /// One piece of work for each key head of each sequence: dk and dv are sums over the queries.
+    /// One piece of work for each key head of each sequence, because dk and dv are sums over the queries. Where those are few
+    /// and query heads share them, each query head is a piece, and what they give is added up in order.
     void attention(Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, Matrix<const float> y, const AttentionShape& s, Matrix<const float> dy,
                    Matrix<float> dq, Matrix<float> dk, Matrix<float> dv) {
         using Gradient = cpu::AttendGradient;
-        const std::size_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences, shared = s.n_heads / s.n_kv_heads;
-        be.parallel_for(s.n_sequences * s.n_kv_heads, 1, [&](std::size_t task, std::size_t) {
-            const std::size_t row = task / s.n_kv_heads * n_q, row_kv = task / s.n_kv_heads * n_kv, at_kv = task % s.n_kv_heads * s.head_dim, at = at_kv * shared;
+        const std::size_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences, d = s.head_dim, shared = s.n_heads / s.n_kv_heads;
+        const bool        apart = shared > 1 && s.n_sequences * s.n_kv_heads < 16;
+        const std::size_t pieces = apart ? s.n_heads : s.n_kv_heads, n_heads = s.n_heads / pieces;  // of a sequence; of a piece
+        float* const      sums = memory<float>(apart ? s.n_sequences * s.n_heads * n_kv * 2 * d : 0);  // dk and dv, side by side
+        be.count_flops(s.flops(q.rows(), k.rows()) / 2 * 5);
+        be.parallel_for(s.n_sequences * pieces, 1, [&](std::size_t task, std::size_t) {
+            const std::size_t row = task / pieces * n_q, row_kv = task / pieces * n_kv, at = task % pieces * n_heads * d, at_kv = task % pieces * n_heads / shared * d;
+            float* const      sum = sums + (apart ? task * n_kv * 2 * d : 0);
             kernels.attend({q.data() + row * q.ld() + at, k.data() + row_kv * k.ld() + at_kv, v.data() + row_kv * v.ld() + at_kv, y.data() + row * y.ld() + at,
-                            dy.data() + row * dy.ld() + at, dq.data() + row * dq.ld() + at, dk.data() + row_kv * dk.ld() + at_kv, dv.data() + row_kv * dv.ld() + at_kv,
-                            q.ld(), k.ld(), v.ld(), y.ld(), dy.ld(), dq.ld(), dk.ld(), dv.ld(), n_q, n_kv, shared, s.head_dim, s.causal, s.q_pos, s.window, s.scale},
-                           memory<float>(Gradient::floats(n_q, n_kv, s.head_dim)));
+                            dy.data() + row * dy.ld() + at, dq.data() + row * dq.ld() + at, apart ? sum : dk.data() + row_kv * dk.ld() + at_kv,
+                            apart ? sum + d : dv.data() + row_kv * dv.ld() + at_kv, q.ld(), k.ld(), v.ld(), y.ld(), dy.ld(), dq.ld(), apart ? 2 * d : dk.ld(), apart ? 2 * d : dv.ld(),
+                            n_q, n_kv, n_heads, d, s.causal, s.q_pos, s.window, s.scale},
+                           reinterpret_cast<float*>(cpu::thread_memory<Gradient>(Gradient::floats(n_q, n_kv, d) * sizeof(float))));
+        });
+        if (!apart) return;
+        rows(k.rows(), k.cols(), {}, {}, [&](std::size_t i, float*, float*) {
+            for (std::size_t head = 0; head < s.n_heads; ++head) {
+                const float* const sum = sums + ((i / n_kv * s.n_heads + head) * n_kv + i % n_kv) * 2 * d;
+                const std::size_t  at = head / shared * d;
+                if (head % shared == 0) std::copy_n(sum, d, dk.row(i).data() + at), std::copy_n(sum + d, d, dv.row(i).data() + at);
+                else add_row(sum, dk.row(i).data() + at, d), add_row(sum + d, dv.row(i).data() + at, d);
+            }
         });
     }
 
@@ -160,6 +176,7 @@ private:
     void product(Dtype format, const cpu::GradientTile& all) {
         using Tile = cpu::GradientTile;
         if (all.m == 0 || all.n == 0) return;
+        be.count_flops(2 * std::uint64_t{all.m} * all.n * all.k);
         const auto  parts = [](std::size_t n, std::size_t of) { return (n + of - 1) / of; };
         std::size_t height = Tile::max_rows, width = Tile::max_cols;
         while (height > 84 && parts(all.m, height) * parts(all.n, width) < 4 * be.threads()) height /= 2;

@@ -2,7 +2,7 @@
 // per instruction set. No lambdas and no std algorithms over vectors here, as there.
 
 /// Loads what is left of a row, zeros behind it.
-inline F load_some(const float* p, std::size_t left) { return left >= lanes ? load(p) : load_n(p, left); }
+template <class T> inline F load_some(const T* p, std::size_t left) { return left >= lanes ? load(p) : load_n(p, left); }
 inline void store_some(float* p, F a, std::size_t left) {
     if (left >= lanes) store(p, a);
     else store_n(p, a, left);
@@ -63,14 +63,24 @@ inline void pack_columns(const float* a, std::size_t lda, std::size_t m, std::si
         }
 }
 
-/// Sixteen or fewer outputs of a panel from output o on, at one column of the matrix.
+/// The weights of outputs [o, o + lanes) of a panel in one column of the matrix.
 template <class P>
-inline F load_column(const typename P::block* values, std::size_t column, std::size_t o) {
-    if constexpr (P::dtype == Dtype::bf16) {
-        const bf16_t* const pairs = values + column / 2 * 2 * panel_width + 2 * o;
-        return column % 2 ? load_odd(pairs) : load_even(pairs);
+inline F load_column(const PanelPart& part, std::size_t column, std::size_t o) {
+    using L = PanelLayout<P>;
+    const std::byte* const values = part.values + column / L::columns * L::value_bytes;
+    const std::size_t      c = column % L::columns;
+    if constexpr (P::values_per_block == 1) {
+        const auto* const at = reinterpret_cast<const typename P::block*>(values) + o * L::columns;
+        if constexpr (L::columns == 2) return c ? load_odd(at) : load_even(at);
+        else return load(at);
     } else {
-        return load(values + column * panel_width + o);
+        constexpr bool      bytes = P::dtype == Dtype::q8;
+        const I             four = load_bytes(values + c % (bytes ? 32 : 16) / 4 * 4 * panel_width + o * 4);
+        const I             mine = splat(1 << c % 4 * 8);  // the product with it is the byte of this column
+        const F             q = to_float(dot(splat(0), bytes ? four : c < 16 ? low_nibbles(four) : high_nibbles(four), mine));
+        const fp16_t* const scales = reinterpret_cast<const fp16_t*>(part.scales + column / L::columns * L::scale_bytes) + o;
+        if constexpr (P::dtype == Dtype::q4m) return fma(load(scales), q, load(scales + panel_width));
+        else return mul(load(scales), sub(q, set1(bytes ? 128 : 8)));
     }
 }
 
@@ -78,55 +88,43 @@ inline F load_column(const typename P::block* values, std::size_t column, std::s
 /// are `apart` elements apart; zeros behind the last column.
 template <class P>
 inline void panels_of_columns(const WeightRows& w, std::size_t cols, std::size_t row, std::size_t k, std::size_t j, std::size_t width, float* to, std::size_t apart) {
-    using Block = typename P::block;
     using L = PanelLayout<P>;
     const std::size_t whole = (width + panel_width - 1) / panel_width * panel_width;
-    if constexpr (P::values_per_block > 1) {
-        for (std::size_t p = 0; p < k; ++p) {
-            const std::size_t at = w.first + row + p;
-            for (std::size_t c = 0; c < width; c += P::values_per_block) {
-                const std::size_t step = (j + c) / P::values_per_block;
-                Block             block;
-                if (w.panels) {
-                    const std::byte* const panel_at = w.panels + at / panel_width * L::bytes(cols);
-                    block = extract_block<P>(panel_at, panel_at + L::values_at(cols), at % panel_width, step);
-                } else {
-                    block = static_cast<const Block*>(w.rows)[(row + p) * w.stride + step];
+    if constexpr (P::values_per_block == 1)
+        if (!w.panels) {
+            const auto* from = static_cast<const typename P::block*>(w.rows) + row * w.stride + j;
+            for (std::size_t p = 0; p < k; ++p, from += w.stride, to += panel_width)
+                for (std::size_t c = 0; c < whole; c += lanes) store(to + c / panel_width * apart + c % panel_width, c < width ? load_some(from + c, width - c) : set1(0));
+            return;
+        }
+    alignas(64) std::byte memory[L::bytes(GradientTile::max_cols)];
+    const std::size_t     begin = w.panels ? w.first + row : row, end = begin + k, from = w.panels ? j : 0;  // panels of rows begin at column j
+    for (std::size_t q = begin / panel_width * panel_width; q < end; q += panel_width) {
+        PanelPart part{memory + L::values_at(width), memory};
+        if (w.panels) {
+            const std::byte* const at = w.panels + q / panel_width * L::bytes(cols);
+            part = {at + L::values_at(cols), at};
+        } else {
+            const auto* const blocks = static_cast<const typename P::block*>(w.rows) + q * w.stride + j / P::values_per_block;
+            interleave_part<P>(blocks, w.stride, end - q < panel_width ? end - q : panel_width, width, memory, memory + L::values_at(width));
+        }
+        for (std::size_t c = 0; c < whole; c += lanes)
+            for (std::size_t o = 0; o < panel_width; o += lanes) {
+                F block[lanes];
+                for (std::size_t i = 0; i < lanes; ++i) block[i] = c + i < width ? load_column<P>(part, from + c + i, o) : set1(0);
+                transpose(block);
+                for (std::size_t i = 0; i < lanes; ++i) {
+                    const std::size_t p = q + o + i;
+                    if (p >= begin && p < end) store(to + c / panel_width * apart + (p - begin) * panel_width + c % panel_width, block[i]);
                 }
-                float values[P::values_per_block];
-                P::decode(std::span<const Block>(&block, 1), values);
-                for (std::size_t h = 0; h < P::values_per_block && c + h < whole; h += lanes)
-                    store(to + (c + h) / panel_width * apart + p * panel_width + (c + h) % panel_width, load(values + h));
             }
-        }
-    } else if (w.panels) {
-        const std::size_t begin = w.first + row, end = begin + k;
-        for (std::size_t q = begin / panel_width; q * panel_width < end; ++q) {
-            const Block* const values = reinterpret_cast<const Block*>(w.panels + q * L::bytes(cols) + L::values_at(cols));
-            for (std::size_t c = 0; c < whole; c += lanes)
-                for (std::size_t o = 0; o < panel_width; o += lanes) {
-                    F block[lanes];
-                    for (std::size_t i = 0; i < lanes; ++i) block[i] = c + i < width ? load_column<P>(values, j + c + i, o) : set1(0);
-                    transpose(block);
-                    for (std::size_t i = 0; i < lanes; ++i) {
-                        const std::size_t at = q * panel_width + o + i;
-                        if (at >= begin && at < end) store(to + c / panel_width * apart + (at - begin) * panel_width + c % panel_width, block[i]);
-                    }
-                }
-        }
-    } else {
-        const Block* from = static_cast<const Block*>(w.rows) + row * w.stride + j;
-        for (std::size_t p = 0; p < k; ++p, from += w.stride)
-            for (std::size_t c = 0; c < whole; c += lanes)
-                store(to + c / panel_width * apart + p * panel_width + c % panel_width,
-                      c + lanes <= width ? load(from + c) : c < width ? load_n(from + c, width - c) : set1(0));
     }
 }
 
 /// One tile of a product over the rows of w. Sums are taken in stretches that stay in the caches, as in product().
 template <class P>
 inline void gradient_product(const GradientTile& t) {
-    constexpr std::size_t depth = 256, most = GradientTile::max_rows, width = GradientTile::max_cols, apart_a = depth + 16, apart_b = depth * panel_width + 16;
+    constexpr std::size_t depth = 192, most = GradientTile::max_rows, width = GradientTile::max_cols, apart_a = depth + 16, apart_b = depth * panel_width + 16;
     static_assert(most * (width + apart_a) + width / panel_width * apart_b <= scratch_floats);
     static_assert(most % tile_rows == 0);
     float* const      sums = scratch();

@@ -46,16 +46,15 @@ inline void write_picture(const std::filesystem::path& path, const Image& image)
 
 inline Json to_json(const Row& row) {
     Json turns = Json::array();
-    for (const Turn& turn : row.turns) {
-        turns.push_back({{"from", "human"}, {"value", turn.human}});
-        turns.push_back({{"from", "gpt"}, {"value", turn.gpt}});
-    }
+    for (const prism::Turn& turn : row.turns) turns.push_back({{"from", turn.role == Role::human ? "human" : "gpt"}, {"value", turn.text}});
     return {{"conversations", std::move(turns)}};
 }
 
 /// A benchmark's example as a conversation, with what a scorer needs beside it.
 inline Json to_json(const Example& e) {
-    Json json = to_json(Row{.scene = {}, .turns = {{"<image>\n" + e.question.prompt, e.question.answer}}});
+    Row row;
+    row.add("<image>\n" + e.question.prompt, e.question.answer);
+    Json json = to_json(row);
     json["type"] = to_string(e.question.type), json["question"] = e.question.question, json["answers"] = e.answers;
     if (!e.group.empty()) json["group"] = e.group;
     if (!e.question.choices.empty()) json["choices"] = e.question.choices;

@@ -8,6 +8,8 @@
 #include "benchmarks.hpp"
 #include "draw.hpp"
 
+#include "prism/train/data/conversations.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -21,14 +23,15 @@
 
 namespace prism::shapes {
 
-struct Turn {
-    std::string human, gpt;
-};
-
 /// One row of LLaVA's format: a conversation, about a picture or about none.
 struct Row {
-    std::optional<Scene> scene{};
-    std::vector<Turn>    turns{};  // "<image>\n" opens the first one where there is a picture
+    std::optional<Scene>     scene{};
+    std::vector<prism::Turn> turns{};  // human, gpt, human ...; "<image>\n" opens the first one where there is a picture
+
+    void add(std::string human, std::string gpt) {
+        turns.push_back({Role::human, std::move(human)});
+        turns.push_back({Role::gpt, std::move(gpt)});
+    }
 };
 
 /// A question as somebody would ask it who knows no benchmark: "Where is the red star?".
@@ -54,14 +57,14 @@ struct World {
         Random random{seed, {split, index}, Purpose::dialogue};
         Row    row;
         if (random.percent(text_percent)) {
-            for (Exchange& e : text_dialogue(seed, static_cast<std::uint64_t>(split) << 48 | index)) row.turns.push_back({std::move(e.question), std::move(e.answer)});
+            for (Exchange& e : text_dialogue(seed, static_cast<std::uint64_t>(split) << 48 | index)) row.add(std::move(e.question), std::move(e.answer));
             return row;
         }
         row.scene = scene(split, index);
         for (Question& q : conversation(*row.scene, questions, mixture)) {
             const bool first = row.turns.empty();
             const bool plain = random.percent(first ? 25 : 75);
-            row.turns.push_back({(first ? "<image>\n" : "") + (plain ? plainly(q) : q.prompt), std::move(q.answer)});
+            row.add((first ? "<image>\n" : "") + (plain ? plainly(q) : q.prompt), std::move(q.answer));
         }
         return row;
     }
@@ -69,7 +72,7 @@ struct World {
     /// A picture and its caption: a pair for the contrastive tower, a row of the alignment stage.
     Row caption_row(Split split, std::uint64_t index) const {
         Row row{.scene = scene(split, index)};
-        row.turns.push_back({"<image>\nProvide a short image description.", caption(*row.scene, captions)});
+        row.add("<image>\nProvide a short image description.", caption(*row.scene, captions));
         return row;
     }
 };
@@ -87,7 +90,7 @@ public:
     void add(const Image& image) { add({image.row(0), image.pixels.size()}); }
     void add(const Row& row) {
         if (row.scene) add(draw(*row.scene));
-        for (const Turn& turn : row.turns) add(turn.human), add(turn.gpt);
+        for (const prism::Turn& turn : row.turns) add(turn.text);
     }
     void add(const Example& e) {
         add(draw(e.scene)), add(e.question.prompt);

@@ -1,6 +1,7 @@
 // The shapes world in words: questions and their truth, balance, what is kept from training, tokens, scores, folders.
 #include "shapes/folder.hpp"
 #include "shapes/scoring.hpp"
+#include "shapes/source.hpp"
 
 #include "prism/image/read.hpp"
 #include "prism/text/prompt.hpp"
@@ -16,6 +17,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -41,7 +43,7 @@ std::optional<Looks> read_looks(std::string_view text) {
         if (word == "the" || word == "a" || word == "an" || word == "shape" || word == "shapes") continue;
         if (const int s = find(shape_names); s >= 0) looks.shape = static_cast<Shape>(s);
         else if (const int c = find(color_names); c >= 0) looks.color = static_cast<Color>(c);
-        else if (const int z = find(size_names); z >= 0) looks.size = static_cast<Size>(z);
+        else if (const int z = find(size_names); z >= 0) looks.size = static_cast<shapes::Size>(z);
         else if (const int t = find(texture_names); t >= 0) looks.texture = static_cast<Texture>(t);
         else return std::nullopt;
     }
@@ -218,8 +220,8 @@ void for_every_sentence(std::uint64_t n, Each&& each) {
     const World world{.seed = 11};
     for (std::uint64_t i = 0; i < n; ++i) {
         const Row row = world.row(Split::train, i);
-        for (const Turn& turn : row.turns) each(turn.human.starts_with("<image>\n") ? turn.human.substr(8) : turn.human), each(turn.gpt);
-        each(world.caption_row(Split::train, i).turns[0].gpt);
+        for (const prism::Turn& turn : row.turns) each(turn.text.starts_with("<image>\n") ? turn.text.substr(8) : turn.text);
+        each(world.caption_row(Split::train, i).turns[1].text);
         each(corpus_document(11, i));
     }
     for (std::size_t b = 0; b < n_benchmarks; ++b)
@@ -315,8 +317,8 @@ TEST_CASE("shapes/questions: what is held out is neither shown nor named outside
     for (std::uint64_t i = 0; i < 5000; ++i)
         for (const Split split : {Split::train, Split::validation}) {
             const Row row = world.row(split, i);
-            for (const Turn& turn : row.turns) named += names(turn.human) || names(turn.gpt);
-            named += names(corpus_document(11, i)) + names(world.caption_row(split, i).turns[0].gpt);
+            for (const prism::Turn& turn : row.turns) named += names(turn.text);
+            named += names(corpus_document(11, i)) + names(world.caption_row(split, i).turns[1].text);
         }
     CHECK(named == 0);
     for (std::uint64_t i = 0; i < 200; ++i) {
@@ -337,7 +339,7 @@ TEST_CASE("shapes/world: rows and examples are the same everywhere, in any order
 
     const auto text_of = [](const Row& row) {
         std::string all;
-        for (const Turn& turn : row.turns) all += turn.human + '|' + turn.gpt + '|';
+        for (const prism::Turn& turn : row.turns) all += turn.text + '|';
         return all;
     };
     const std::string last = text_of(world.row(Split::train, 59'999)), again = text_of(world.row(Split::train, 59'999));
@@ -465,11 +467,9 @@ TEST_CASE("shapes/folder: LLaVA's format, with the pictures that were meant") {
         const Row   want = world.row(Split::validation, 40 + i);
         CHECK(row.at("id") == "0000" + std::to_string(40 + i));
         CHECK(row.contains("image") == want.scene.has_value());
-        REQUIRE(row.at("conversations").size() == 2 * want.turns.size());
-        for (std::size_t t = 0; t < want.turns.size(); ++t) {
-            CHECK(row["conversations"][2 * t] == Json{{"from", "human"}, {"value", want.turns[t].human}});
-            CHECK(row["conversations"][2 * t + 1] == Json{{"from", "gpt"}, {"value", want.turns[t].gpt}});
-        }
+        REQUIRE(row.at("conversations").size() == want.turns.size());
+        for (std::size_t t = 0; t < want.turns.size(); ++t)
+            CHECK(row["conversations"][t] == Json{{"from", t % 2 == 0 ? "human" : "gpt"}, {"value", want.turns[t].text}});
         if (!want.scene) continue;
         ++pictures;
         CHECK(row["conversations"][0]["value"].get<std::string>().starts_with("<image>\n"));
@@ -484,6 +484,25 @@ TEST_CASE("shapes/folder: LLaVA's format, with the pictures that were meant") {
     CHECK(read_file(root / "c/corpus.jsonl").starts_with(Json{{"text", corpus_document(5, 0)}}.dump() + '\n'));
     write_folder(root / "d", {.kind = FolderKind::tokenizer});
     CHECK(Tokenizer::open(root / "d").encode("Yes") == tokenizer().encode("Yes"));
+
+    // prism's own reader takes the folder, and the world without files gives its loader the same numbers.
+    const std::vector<ImageTransform> towers(1, ImageTransform{.size = 48});
+    const LlavaOptions                options{.format = prompt_format::pure(), .transforms = towers};
+    const LlavaExamples               files{root / "a/chat.json", root / "a", tokenizer(), options};
+    const WorldExamples               streamed{world, Split::validation, 70, options};
+    PixelReader                       reader{{.threads = 1}};
+    std::vector<float>                a(3 * 48 * 48), b(a.size());
+    REQUIRE(files.sizes().size() == 30);
+    for (std::size_t i = 0; i < 30; ++i) {
+        CHECK(files.sizes()[i].words == streamed.sizes()[40 + i].words);
+        CHECK(files.tokens(i).ids == streamed.tokens(40 + i).ids);
+        CHECK(files.tokens(i).labels == streamed.tokens(40 + i).labels);
+        CHECK(files.sizes()[i].picture == streamed.sizes()[40 + i].picture);
+        if (!files.sizes()[i].picture) continue;
+        const TowerPixels from_file{towers[0], {a.data(), {3, 48, 48}}}, drawn{towers[0], {b.data(), {3, 48, 48}}};
+        files.read_picture(i, reader, std::span(&from_file, 1)), streamed.read_picture(40 + i, reader, std::span(&drawn, 1));
+        CHECK(a == b);
+    }
     std::error_code ignored;
     std::filesystem::remove_all(root, ignored);
     CHECK_THROWS_AS(write_folder("/proc/none", {.count = 1}), LoadError);

@@ -46,13 +46,14 @@ struct World {
     std::uint64_t  seed = 0;
     std::size_t    questions = 8;     // in a conversation
     std::uint32_t  text_percent = 5;  // rows without a picture
+    std::uint32_t  plain_first = 25, plain_later = 75;  // questions without a benchmark's instructions, in percent: shorter rows
     Mixture        mixture = Mixture::standard();
     CaptionOptions captions{};
 
     Scene scene(Split split, std::uint64_t index) const { return make_scene(seed, {split, index}); }
 
-    /// A conversation. Its first question mostly says what the answer shall look like, as in LLaVA's mixture; of the later
-    /// ones a quarter do, and those whose answers could not be read otherwise.
+    /// A conversation. Its first question mostly says what the answer shall look like, as in LLaVA's mixture; the later ones
+    /// seldom do, except those whose answers could not be read otherwise.
     Row row(Split split, std::uint64_t index) const {
         Random random{seed, {split, index}, Purpose::dialogue};
         Row    row;
@@ -63,7 +64,7 @@ struct World {
         row.scene = scene(split, index);
         for (Question& q : conversation(*row.scene, questions, mixture)) {
             const bool first = row.turns.empty();
-            const bool plain = random.percent(first ? 25 : 75);
+            const bool plain = random.percent(first ? plain_first : plain_later);
             row.add((first ? "<image>\n" : "") + (plain ? plainly(q) : q.prompt), std::move(q.answer));
         }
         return row;

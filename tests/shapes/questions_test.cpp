@@ -346,6 +346,7 @@ TEST_CASE("shapes/world: rows and examples are the same everywhere, in any order
     CHECK(last == again);
     CHECK(last != text_of(world.row(Split::train, 59'998)));
     CHECK(last != text_of(World{.seed = 8}.row(Split::train, 59'999)));
+    for (std::uint64_t i = 0; i < 50; ++i) CHECK(text_of(World{.seed = 7, .plain_first = 100, .plain_later = 100}.row(Split::train, i)).find("single word") == std::string::npos);
 }
 
 TEST_CASE("shapes/vocabulary: every sentence is words that are known, and comes back as it was") {

@@ -5,10 +5,12 @@
 #include "shapes/folder.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <iostream>
 #include <string>
+#include <string_view>
 
 namespace program {
 

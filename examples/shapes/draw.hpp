@@ -28,8 +28,10 @@ inline constexpr int lines = 8, columns = 32;  // of a pixel; lines * columns = 
 
 class Canvas {
 public:
-    explicit Canvas(const Scene& scene) : width_(scene.width), height_(scene.height),
-          image(Image::sized(static_cast<std::size_t>(scene.height), static_cast<std::size_t>(scene.width))) {}
+    Image image;
+
+    explicit Canvas(const Scene& scene)
+        : image(Image::sized(static_cast<std::size_t>(scene.height), static_cast<std::size_t>(scene.width))), width_(scene.width), height_(scene.height) {}
 
     void set(int x, int y, Rgb color) { std::copy(color.begin(), color.end(), at(x, y)); }
 
@@ -99,13 +101,10 @@ public:
     }
 
 private:
-    int                              width_, height_;
-    std::array<int, longest_side>    cover_{};
-
     std::uint8_t* at(int x, int y) { return image.row(static_cast<std::size_t>(y)) + 3 * x; }
 
-public:
-    Image image;
+    int                           width_, height_;
+    std::array<int, longest_side> cover_{};  // of the pixel row that is being filled
 };
 
 inline void paint_background(Canvas& canvas, const Scene& scene) {

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -77,7 +78,7 @@ inline std::optional<Looks> unique_looks(const Scene& scene, const Object& o, Ra
     for (unsigned properties = 1; properties < 16; ++properties) {
         const Looks looks = looks_of(o, properties);
         if ((properties & without) || looks.count(scene) != 1) continue;
-        const auto n = static_cast<std::size_t>(__builtin_popcount(properties));
+        const auto n = static_cast<std::size_t>(std::popcount(properties));
         if (n < least) shortest.clear(), least = n;
         if (n == least) shortest.push_back(looks);
         all.push_back(looks);

@@ -305,8 +305,8 @@ inline void add_background(Scene& scene, Random& random) {
 }  // namespace detail
 
 /// The scene of a seed and an id. Ordinary scenes hold 3 to 6 objects, complex ones 7 to 15 small ones; where a crowded
-/// canvas has no room after twenty beginnings, fewer. 2 in 100 scenes of ordinary splits are damaged in each of the
-/// three ways, 10 are diagrams, 15 complex.
+/// canvas has no room after twenty beginnings, fewer. Of 100 scenes 10 are diagrams, 15 complex; of 100 ordinary ones 2 are
+/// damaged in each of the three ways. Those of the splits compositional and clutter are neither.
 inline Scene make_scene(std::uint64_t seed, SceneId id) {
     Scene  scene{.seed = seed, .id = id};
     Random random{seed, id, Purpose::layout};
@@ -328,7 +328,7 @@ inline Scene make_scene(std::uint64_t seed, SceneId id) {
     }
     if (scene.damage == Damage::empty) return scene;
 
-    // 53 of a hundred, so that with the complex scenes and diagrams, which have none, it is two in five of all.
+    // 53 of a hundred: complex scenes and diagrams have none, so that it is nearly two in five of all.
     if (scene.kind == Kind::ordinary && scene.damage == Damage::none && random.percent(53)) {
         Label label;
         for (int n = random.between(2, 3); n > 0; --n) label.text += random.pick(label_letters);

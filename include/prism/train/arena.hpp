@@ -66,6 +66,24 @@ M<B> unbound_like(const M<B>& model) {
     else return M<B>{};
 }
 
+namespace detail {
+
+/// to [rows, cols] = the values of w, whatever their format.
+template <Backend B>
+void decode(B& be, const Weight<B>& w, Mat<B> to) {
+    std::vector<std::int32_t> ids(w.rows());
+    std::iota(ids.begin(), ids.end(), 0);
+    w.visit([&](const auto& matrix) { ops::gather<B>(be, matrix, ids, to); });
+}
+
+/// Rows as the weight of a product.
+template <Backend B>
+Packed<f32, typename B::space> as_weight(In<B> rows) {
+    return {rows.data(), rows.rows(), rows.cols(), rows.ld()};
+}
+
+}  // namespace detail
+
 /// A flat vector of f32 with a layout. Zero at first. Move-only; modules that are bound to it keep its memory alive.
 template <Backend B>
 class Arena {
@@ -85,8 +103,8 @@ public:
         if (layout_.size) ops::clear<B>(be, {data(0), {layout_.size / 16, 16}});
     }
 
-    /// The parameters of the layout have their values here from now on. Those of a module with values have to be copied
-    /// before: see adopt.
+    /// The parameters of the layout that the module has have their values here from now on. Those of a module with values have
+    /// to be copied before: see adopt.
     template <class M>
     void bind(M& module) const {
         each(module, [&](const Slot& slot, auto& param) { param.take({data(slot.offset), buffer_}, Dtype::f32); });
@@ -96,10 +114,7 @@ public:
     void adopt(B& be, M& module) const {
         each(module, [&](const Slot& slot, auto& param) {
             if constexpr (requires { param.rows(); }) {
-                const Mat<B>              to{data(slot.offset), {param.rows(), param.cols()}};
-                std::vector<std::int32_t> ids(param.rows());
-                std::iota(ids.begin(), ids.end(), 0);
-                param.visit([&](const auto& w) { ops::gather<B>(be, w, ids, to); });
+                detail::decode<B>(be, param, {data(slot.offset), {param.rows(), param.cols()}});
             } else {
                 ops::copy<B>(be, {param.view().data(), {1, slot.size}}, {data(slot.offset), {1, slot.size}});
             }
@@ -115,7 +130,6 @@ private:
         visit(module, [&](const std::string& path, auto& param) {
             if (next != layout_.slots.end() && next->name == path) f(*next++, param);
         });
-        if (next != layout_.slots.end()) throw Error("arena: the module has no parameter '" + next->name + "'");
     }
     float* data(std::size_t offset) const {
         auto* all = buffer_->template as<float>();

@@ -11,8 +11,8 @@
 namespace prism {
 
 template <TrainingBackend B>
-void backward(B& be, Workspace<B>&, const LinearProjector<B>& m, Keep<B> kept, In<B> dy, Mat<B> dx, LinearProjector<B>* grads) {
-    backward(be, m.linear, kept["x"], dy, dx, part(grads, &LinearProjector<B>::linear));
+void backward(B& be, Workspace<B>& ws, const LinearProjector<B>& m, Keep<B> kept, In<B> dy, Mat<B> dx, LinearProjector<B>* grads) {
+    backward(be, ws, m.linear, kept, "x", dy, dx, part(grads, &LinearProjector<B>::linear));
 }
 
 template <TrainingBackend B>
@@ -21,8 +21,8 @@ void backward(B& be, Workspace<B>& ws, const MlpProjector<B>& m, Keep<B> kept, I
     auto          scope = ws.scope();
     const Keep<B> first = kept.at("fc1");
     Mat<B>        d = ws.mat(dy.rows(), m.fc2.d_in());
-    backward(be, m.fc2, first["y"], dy, d, part(grads, &M::fc2));
-    activated_backward(be, m.fc1, Activation::gelu_erf, first, d, dx, part(grads, &M::fc1));
+    backward(be, ws, m.fc2, first, "y", dy, d, part(grads, &M::fc2));
+    activated_backward(be, ws, m.fc1, Activation::gelu_erf, first, d, dx, part(grads, &M::fc1));
 }
 
 template <TrainingBackend B>
@@ -31,9 +31,9 @@ void backward(B& be, Workspace<B>& ws, const FusedMlpProjector<B>& m, Keep<B> ke
     auto          scope = ws.scope();
     const Keep<B> first = kept.at("fc1"), second = kept.at("fc2");
     Mat<B>        d = ws.mat(dy.rows(), m.fc3.d_in()), wide = ws.mat(dy.rows(), m.fc2.d_in());
-    backward(be, m.fc3, second["y"], dy, d, part(grads, &M::fc3));
-    activated_backward(be, m.fc2, Activation::gelu_erf, second, d, wide, part(grads, &M::fc2));
-    activated_backward(be, m.fc1, Activation::gelu_erf, first, wide, dx, part(grads, &M::fc1));
+    backward(be, ws, m.fc3, second, "y", dy, d, part(grads, &M::fc3));
+    activated_backward(be, ws, m.fc2, Activation::gelu_erf, second, d, wide, part(grads, &M::fc2));
+    activated_backward(be, ws, m.fc1, Activation::gelu_erf, first, wide, dx, part(grads, &M::fc1));
 }
 
 template <TrainingBackend B>

@@ -91,13 +91,12 @@ double head_loss(B& be, Workspace<B>& ws, const Decoder<B>& m, Keep<B> kept, In<
     const bool        tied = m.lm_head.weight.shape().empty();
     const auto&       weight = tied ? m.embed_tokens.weight : m.lm_head.weight;
     Mat<B>            h = ws.mat(most, width), x = ws.mat(most, width), dh = ws.mat(most, width), dx = ws.mat(most, width), logits = ws.mat(most, m.vocab_size());
-    const auto        rows_of = [](In<B> of) { return Packed<f32, typename B::space>{of.data(), of.rows(), of.cols(), of.ld()}; };
     double            loss = 0;
     for (std::size_t first = 0; first < n; first += most) {
         const std::size_t count = std::min(most, n - first);
         const auto        ids = supervised.rows.subspan(first, count);
         const Mat<B>      scores = logits.rows(0, count), top = h.rows(0, count), d_top = dh.rows(0, count), below = x.rows(0, count), d_below = dx.rows(0, count);
-        ops::gather<B>(be, rows_of(hidden), ids, top);
+        ops::gather<B>(be, detail::as_weight<B>(hidden), ids, top);
         m.logits(be, top, scores);
         loss += ops::cross_entropy<B>(be, scores, supervised.labels.subspan(first, count), scale);
         if (d.empty()) continue;
@@ -106,7 +105,7 @@ double head_loss(B& be, Workspace<B>& ws, const Decoder<B>& m, Keep<B> kept, In<
             if (const Mat<B> dw = gradient(tied ? grads->embed_tokens.weight : grads->lm_head.weight); !dw.empty()) ops::linear_dw<B>(be, scores, top, dw);
             if (const Vec<B> db = gradient(grads->lm_head.bias); !db.empty()) ops::column_sums<B>(be, scores, db);
         }
-        ops::gather<B>(be, rows_of(kept["hidden"]), ids, below);
+        ops::gather<B>(be, detail::as_weight<B>(kept["hidden"]), ids, below);
         ops::clear<B>(be, d_below);
         backward(be, final_norm(m), below, d_top, d_below, grads ? &const_cast<std::remove_cvref_t<decltype(final_norm(m))>&>(final_norm(*grads)) : nullptr);
         ops::scatter_add<B>(be, ids, d_below, d);

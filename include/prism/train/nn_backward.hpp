@@ -25,6 +25,27 @@ void backward(B& be, const Linear<B, F>& m, In<B> x, In<B> dy, Mat<B> dx, Linear
     if (const Vec<B> db = gradient(grads->bias); !db.empty()) ops::column_sums<B>(be, dy, db);
 }
 
+/// The same where adapters may stand in for the weight; its input was kept under `name`.
+template <TrainingBackend B, class F>
+void backward(B& be, Workspace<B>& ws, const Linear<B, F>& m, Keep<B> kept, const char* name, In<B> dy, Mat<B> dx, Linear<B, F>* grads, bool add = false) {
+    const In<B> x = kept[name];
+    backward(be, m, x, dy, dx, grads, add);
+    const LowRank<B>* const low = kept.adapter(&m.weight);
+    if (!low) return;
+    auto         scope = ws.scope();
+    const Mat<B> inner = ws.mat(x.rows(), low->a.rows()), scaled = ws.like(inner);
+    const auto   scale = [&] {
+        ops::clear<B>(be, scaled);
+        ops::add_scaled<B>(be, inner, low->factor, scaled);
+    };
+    ops::linear<B>(be, x, detail::as_weight<B>(low->a), {}, inner);
+    scale();
+    ops::linear_dw<B>(be, dy, scaled, low->db);
+    ops::linear_dx<B>(be, dy, detail::as_weight<B>(low->b), inner);
+    scale();
+    ops::linear_dw<B>(be, scaled, x, low->da);
+}
+
 template <TrainingBackend B, class F>
 void backward(B& be, const Embedding<B, F>&, std::span<const std::int32_t> ids, In<B> dy, Embedding<B, F>* grads) {
     if (!grads) return;
@@ -52,9 +73,9 @@ In<B> backward(B& be, Workspace<B>& ws, const LayerScale<B>& m, Keep<B> kept, In
 
 /// Of `activated`. dy becomes the gradient before the activation.
 template <TrainingBackend B>
-void activated_backward(B& be, const Linear<B>& fc, Activation act, Keep<B> kept, Mat<B> dy, Mat<B> dx, Linear<B>* grads, bool add = false) {
+void activated_backward(B& be, Workspace<B>& ws, const Linear<B>& fc, Activation act, Keep<B> kept, Mat<B> dy, Mat<B> dx, Linear<B>* grads, bool add = false) {
     ops::activate_backward<B>(be, act, kept["z"], dy);
-    backward(be, fc, kept["x"], dy, dx, grads, add);
+    backward(be, ws, fc, kept, "x", dy, dx, grads, add);
 }
 
 /// dx += with `add`.
@@ -62,18 +83,18 @@ template <TrainingBackend B>
 void backward(B& be, Workspace<B>& ws, const Mlp<B>& m, Keep<B> kept, In<B> dy, Mat<B> dx, Mlp<B>* grads, bool add = false) {
     auto   scope = ws.scope();
     Mat<B> d = ws.mat(dy.rows(), m.fc2.d_in());
-    backward(be, m.fc2, kept["y"], dy, d, part(grads, &Mlp<B>::fc2));
-    activated_backward(be, m.fc1, m.act, kept, d, dx, part(grads, &Mlp<B>::fc1), add);
+    backward(be, ws, m.fc2, kept, "y", dy, d, part(grads, &Mlp<B>::fc2));
+    activated_backward(be, ws, m.fc1, m.act, kept, d, dx, part(grads, &Mlp<B>::fc1), add);
 }
 
 template <TrainingBackend B>
 void backward(B& be, Workspace<B>& ws, const GatedMlp<B>& m, Keep<B> kept, In<B> dy, Mat<B> dx, GatedMlp<B>* grads) {
     auto   scope = ws.scope();
     Mat<B> d_gate = ws.mat(dy.rows(), m.down_proj.d_in()), d_up = ws.like(d_gate);
-    backward(be, m.down_proj, kept["y"], dy, d_up, part(grads, &GatedMlp<B>::down_proj));
+    backward(be, ws, m.down_proj, kept, "y", dy, d_up, part(grads, &GatedMlp<B>::down_proj));
     ops::silu_mul_backward<B>(be, kept["gate"], kept["up"], d_up, d_gate, d_up);
-    backward(be, m.gate_proj, kept["x"], d_gate, dx, part(grads, &GatedMlp<B>::gate_proj));
-    backward(be, m.up_proj, kept["x"], d_up, dx, part(grads, &GatedMlp<B>::up_proj), true);
+    backward(be, ws, m.gate_proj, kept, "x", d_gate, dx, part(grads, &GatedMlp<B>::gate_proj));
+    backward(be, ws, m.up_proj, kept, "x", d_up, dx, part(grads, &GatedMlp<B>::up_proj), true);
 }
 
 template <TrainingBackend B>
@@ -82,10 +103,10 @@ void backward(B& be, Workspace<B>& ws, const SelfAttention<B>& m, Keep<B> kept, 
     const std::size_t d = m.qkv.d_in();
     const In<B>       all = kept["qkv"], y = kept["y"];
     Mat<B>            d_all = ws.mat(dy.rows(), 3 * d), d_y = ws.like(y);
-    backward(be, m.proj, y, dy, d_y, part(grads, &SelfAttention<B>::proj));
+    backward(be, ws, m.proj, kept, "y", dy, d_y, part(grads, &SelfAttention<B>::proj));
     ops::attention_backward<B>(be, all.cols(0, d), all.cols(d, d), all.cols(2 * d, d), y, m.shape(n_sequences), d_y, d_all.cols(0, d),
                                d_all.cols(d, d), d_all.cols(2 * d, d));
-    backward(be, m.qkv, kept["x"], d_all, dx, part(grads, &SelfAttention<B>::qkv));
+    backward(be, ws, m.qkv, kept, "x", d_all, dx, part(grads, &SelfAttention<B>::qkv));
 }
 
 /// The segments have no caches: every sequence begins in this batch.
@@ -96,7 +117,7 @@ void backward(B& be, Workspace<B>& ws, const CachedAttention<B, Out>& m, Keep<B>
     auto        scope = ws.scope();
     const In<B> q = kept["q"], k = kept["k"], v = kept["v"], y = kept["y"];
     Mat<B>      d_y = ws.like(y), dq = ws.like(q), dk = ws.like(k), dv = ws.like(v);
-    backward(be, m.o_proj, y, dy, d_y, part(grads, &M::o_proj));
+    backward(be, ws, m.o_proj, kept, "y", dy, d_y, part(grads, &M::o_proj));
     for (std::size_t i = 0, row = 0; i < batch.size();) {
         const std::size_t n = alike(batch, i), rows = n * batch[i].n_tokens;
         ops::attention_backward<B>(be, q.rows(row, rows), k.rows(row, rows), v.rows(row, rows), y.rows(row, rows), m.shape(batch[i], n),
@@ -105,9 +126,9 @@ void backward(B& be, Workspace<B>& ws, const CachedAttention<B, Out>& m, Keep<B>
     }
     ops::rope_half_backward<B>(be, rope.cos, rope.sin, m.config.n_heads, dq);
     ops::rope_half_backward<B>(be, rope.cos, rope.sin, m.config.n_kv_heads, dk);
-    backward(be, m.q_proj, kept["x"], dq, dx, part(grads, &M::q_proj));
-    backward(be, m.k_proj, kept["x"], dk, dx, part(grads, &M::k_proj), true);
-    backward(be, m.v_proj, kept["x"], dv, dx, part(grads, &M::v_proj), true);
+    backward(be, ws, m.q_proj, kept, "x", dq, dx, part(grads, &M::q_proj));
+    backward(be, ws, m.k_proj, kept, "x", dk, dx, part(grads, &M::k_proj), true);
+    backward(be, ws, m.v_proj, kept, "x", dv, dx, part(grads, &M::v_proj), true);
 }
 
 }  // namespace prism

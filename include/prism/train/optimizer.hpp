@@ -57,9 +57,13 @@ public:
     /// The parameters of `model` that `trained` picks move into an arena, where the model goes on reading them.
     template <class M, class Pick>
     Optimizer(B& be, M& model, Pick&& trained, OptimizerOptions options, Sharing<B> sharing = {})
-        : options_(options), sharing_(std::move(sharing)), parameters_(be, arena_layout(model, trained)), gradients_(be, parameters_.layout()),
-          bounds_(bounds(layout().size, sharing_.n_ranks)), m_(be, part_of_layout()), v_(be, part_of_layout()) {
+        : Optimizer(be, arena_layout(model, trained), options, std::move(sharing)) {
         parameters_.adopt(be, model);
+    }
+    /// Parameters of a layout, all 0 at first.
+    Optimizer(B& be, ArenaLayout parameters, OptimizerOptions options, Sharing<B> sharing = {})
+        : options_(options), sharing_(std::move(sharing)), parameters_(be, std::move(parameters)), gradients_(be, parameters_.layout()),
+          bounds_(bounds(layout().size, sharing_.n_ranks)), m_(be, part_of_layout()), v_(be, part_of_layout()) {
         for (const Slot& s : layout().slots) {
             const bool decays = options_.decay == Decay::by_shape && s.shape.size() > 1 && !s.name.ends_with(".bias");
             if (runs_.empty() || runs_.back().decays != decays) runs_.push_back({s.offset, layout().size, decays});

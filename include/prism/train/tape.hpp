@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace prism {
@@ -21,6 +22,13 @@ namespace prism {
 struct TapeOptions {
     bool  replay = true;  // blocks keep their input alone and run again in backward: less memory for a third more work
     float dropout = 0;    // share of the values of a residual branch that training sets to 0, where a decoder has it (Phi)
+};
+
+/// A low-rank adapter of a matrix W [d_out, d_in]: the model computes with W + factor b a. See low_rank.hpp.
+template <Backend B>
+struct LowRank {
+    Mat<B> a, b, da, db;  // a, da [rank, d_in]; b, db [d_out, rank]
+    Vec<B> factor;        // [rank], all the same
 };
 
 template <Backend B> class Keep;
@@ -35,6 +43,8 @@ public:
     const TapeOptions& options() const { return options_; }
     /// Forgets everything; `seed` decides what the next pass drops.
     void restart(std::uint64_t seed = 0) { entries_.clear(), seed_ = seed; }
+    /// Gradients of this weight go to an adapter. It is not forgotten.
+    void adapt(const void* weight, const LowRank<B>& adapter) { adapters_[weight] = adapter; }
 
 private:
     friend class Keep<B>;
@@ -45,6 +55,7 @@ private:
     TapeOptions        options_;
     std::uint64_t      seed_ = 0;
     std::vector<Entry> entries_;
+    std::unordered_map<const void*, LowRank<B>> adapters_;
 };
 
 namespace detail {
@@ -118,6 +129,11 @@ public:
         for (auto e = tape_->entries_.rbegin(); e != tape_->entries_.rend(); ++e)
             if (e->key == key) return e->rows;
         throw Error(std::string("backward: forward has not kept '") + name + "'");
+    }
+    /// The adapter of a weight; null where there is none.
+    const LowRank<B>* adapter(const void* weight) const {
+        const auto at = tape_->adapters_.find(weight);
+        return at == tape_->adapters_.end() ? nullptr : &at->second;
     }
     /// Runs the `i`th block again on its input where the tape says so: forward(keeper, x). Then `back(keeper)`.
     template <class Forward, class Back>

@@ -9,6 +9,7 @@
 
 #include "prism/backend/dry/training.hpp"
 #include "prism/backend/dry/twin.hpp"
+#include "prism/train/low_rank.hpp"
 #include "prism/train/optimizer.hpp"
 #include "prism/train/pass.hpp"
 
@@ -26,6 +27,7 @@ struct TrainerOptions {
     OptimizerOptions optimizer{};
     std::size_t      accumulation = 1;  // micro-steps of a step; each weighs the same, whatever it holds
     TapeOptions      tape{};
+    LoraOptions      lora{};            // with a rank: adapters in place of the language model's parameters
     std::uint64_t    seed = 0;          // of what dropout drops
 };
 
@@ -53,7 +55,7 @@ bool trained_in(Stage, const LanguageModel<B>&, std::string_view) {
 /// What a step costs, before it is made.
 struct TrainingCost {
     std::size_t   workspace_bytes = 0;  // scratch of a micro-step
-    std::size_t   state_bytes = 0;      // trained parameters, gradients and both moments, in f32
+    std::size_t   state_bytes = 0;      // trained parameters, gradients, both moments and adapted matrices, in f32
     std::uint64_t flops = 0;            // of a micro-step; a product of [m, k] and [k, n] counts 2 m n k
 };
 
@@ -65,11 +67,12 @@ class Trainer {
 public:
     Trainer(B& be, Model<B>& model, Stage stage, TrainerOptions options = {}, Sharing<B> sharing = {})
         : be_(&be), model_(&model), stage_(stage), options_(options),
-          optimizer_(be, model, [&](std::string_view name) { return trained_in(stage, model, name); }, options.optimizer, std::move(sharing)),
-          grads_(unbound_like(model)), tape_(options.tape), ws_(be, 0), twin_(dry_twin(model)), twin_grads_(dry_twin(model)), dry_tape_(options.tape) {
+          optimizer_(be, layout(model, stage, options.lora), options.optimizer, std::move(sharing)), grads_(unbound_like(model)), tape_(options.tape),
+          adapters_(be, adopted(), optimizer_.parameters(), optimizer_.gradients(), tape_, options.lora), ws_(be, 0), twin_(dry_twin(model)),
+          twin_grads_(dry_twin(model)), twin_arena_(dry_, optimizer_.layout()), dry_tape_(options.tape),
+          dry_adapters_(dry_, twin_, twin_arena_, twin_arena_, dry_tape_, options.lora) {
         optimizer_.gradients().bind(grads_);
-        Dry dry;
-        Arena<Dry>{dry, optimizer_.layout()}.bind(twin_grads_);
+        twin_arena_.bind(twin_grads_);
     }
     Trainer(const Trainer&) = delete;
     Trainer& operator=(const Trainer&) = delete;
@@ -92,8 +95,12 @@ public:
     /// The same at a rate of the caller's.
     StepReport step(double lr) {
         taken_ = 0;
-        return optimizer_.step(*be_, lr);
+        const StepReport report = optimizer_.step(*be_, lr);
+        adapters_.merge(*be_);
+        return report;
     }
+    /// Parameters were set from outside, by a checkpoint.
+    void restored() { adapters_.merge(*be_); }
     /// Forgets the gradients of micro-steps that no step has used: what Prismatic does at the start of an epoch.
     void drop_gradients() {
         taken_ = 0;
@@ -119,6 +126,18 @@ public:
     Model<B>&           model() { return *model_; }
 
 private:
+    static ArenaLayout layout(const Model<B>& model, Stage stage, const LoraOptions& lora) {
+        if (lora.rank && stage == Stage::align) throw ConfigError{"lora", "rank " + std::to_string(lora.rank), "no adapters in align: the language model is frozen"};
+        const auto trained = [&](std::string_view name) { return trained_in(stage, model, name) && !(lora.rank && of_llm(model, name)); };
+        return LowRankAdapters<B>::with_slots(arena_layout(model, trained), model, lora);
+    }
+    static bool of_llm(const Prismatic<B>&, std::string_view name) { return name.starts_with("llm_backbone."); }
+    static bool of_llm(const LanguageModel<B>&, std::string_view) { return true; }
+    Model<B>& adopted() {
+        optimizer_.parameters().adopt(*be_, *model_);
+        return *model_;
+    }
+
     TrainingCost dry_cost(const TrainingBatch<B>& batch, bool with_backward) {
         dry_pixels_.clear();
         for (const auto& view : batch.pixels) dry_pixels_.push_back(dry_view(view));
@@ -127,7 +146,8 @@ private:
             training_pass(dry, ws, twin_, TrainingBatch<Dry>{batch.rows, dry_pixels_, dry_view(batch.features)}, dry_plan_, dry_tape_, 0.0f, parts_of(stage_),
                           with_backward ? &twin_grads_ : nullptr);
         });
-        return {cost.workspace_bytes, optimizer_.layout().size * sizeof(float) * 2 + (optimizer_.m().size() + optimizer_.v().size()) * sizeof(float), cost.flops};
+        const std::size_t state = 2 * optimizer_.layout().size + optimizer_.m().size() + optimizer_.v().size();
+        return {cost.workspace_bytes, state * sizeof(float) + adapters_.bytes(), cost.flops};
     }
     void make_room(const TrainingBatch<B>& batch, bool with_backward) {
         const std::size_t bytes = dry_cost(batch, with_backward).workspace_bytes;
@@ -136,21 +156,25 @@ private:
         ws_ = Workspace<B>{*be_, bytes};
     }
 
-    B*             be_;
-    Model<B>*      model_;
-    Stage          stage_;
-    TrainerOptions options_;
-    Optimizer<B>   optimizer_;
-    Model<B>       grads_;
-    SequencePlan<B>   plan_;
-    Tape<B>        tape_;
-    Workspace<B>   ws_;
-    std::size_t    taken_ = 0;
+    B*                 be_;
+    Model<B>*          model_;
+    Stage              stage_;
+    TrainerOptions     options_;
+    Optimizer<B>       optimizer_;
+    Model<B>           grads_;
+    SequencePlan<B>    plan_;
+    Tape<B>            tape_;
+    LowRankAdapters<B> adapters_;
+    Workspace<B>       ws_;
+    std::size_t        taken_ = 0;
 
     // The same on the dry backend, which says how much room a batch takes.
+    Dry                         dry_;
     Model<Dry>                  twin_, twin_grads_;
-    SequencePlan<Dry>              dry_plan_;
+    Arena<Dry>                  twin_arena_;
+    SequencePlan<Dry>           dry_plan_;
     Tape<Dry>                   dry_tape_;
+    LowRankAdapters<Dry>        dry_adapters_;
     std::vector<PixelView<Dry>> dry_pixels_;
 };
 

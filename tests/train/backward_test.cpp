@@ -1,0 +1,405 @@
+// The backward pass of every module against differences of its forward pass, in one direction for each parameter and for the
+// input. What is promised of whole steps as well: bits, memory, allocations.
+#include "prism/backend/cpu/training.hpp"
+#include "prism/train/trainer.hpp"
+#include "support/allocations.hpp"
+#include "support/random_weights.hpp"
+
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <numeric>
+
+using namespace prism;
+using namespace prism::test;
+
+namespace {
+
+/// A module in training: all of its parameters in an arena, a module of gradients beside it.
+template <class M>
+struct Trained {
+    Cpu&       be;
+    M &        module, &grads;
+    Arena<Cpu> parameters, gradients;
+
+    Trained(Cpu& backend, M& m, M& g, unsigned seed)
+        : be(backend), module(m), grads(g), parameters(be, arena_layout(m, [](std::string_view) { return true; })), gradients(be, parameters.layout()) {
+        randomise(be, module, seed);
+        parameters.adopt(be, module);
+        gradients.bind(grads);
+    }
+};
+
+double dot(std::span<const float> a, std::span<const float> b) {
+    double sum = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    return sum;
+}
+
+/// The slope of `loss` along `direction` from `at`, by four differences: their error is of the fourth order of the step.
+double slope(std::span<float> at, std::span<const float> direction, const std::function<double()>& loss, double step) {
+    const std::vector<float> start(at.begin(), at.end());
+    const auto               along = [&](double t) {
+        for (std::size_t i = 0; i < at.size(); ++i) at[i] = static_cast<float>(static_cast<double>(start[i]) + t * static_cast<double>(direction[i]));
+        return loss();
+    };
+    const double d = (8 * (along(step) - along(-step)) - (along(2 * step) - along(-2 * step))) / (12 * step);
+    std::copy(start.begin(), start.end(), at.begin());
+    return d;
+}
+
+/// Holds gradients against differences: `back` fills those of parameters and dx.
+template <class M>
+void check(Trained<M>& t, Array& x, Array& dx, const std::function<double()>& loss, const std::function<void()>& back) {
+    t.gradients.clear(t.be);
+    back();
+    const double step = 0x1p-6;
+    for (const Slot& slot : t.parameters.layout().slots) {
+        CAPTURE(slot.name);
+        const auto   direction = normal(slot.size, 77);
+        const double found = dot(t.gradients.values(slot).span(), direction), expected = slope(t.parameters.values(slot).span(), direction, loss, step);
+        const double size = std::sqrt(dot(t.gradients.values(slot).span(), t.gradients.values(slot).span()));
+        CHECK(std::abs(found - expected) < 2e-3 * size + 2e-4);
+    }
+    auto&              values = const_cast<std::vector<float>&>(x.values());
+    const auto         direction = normal(x.rows() * x.cols(), 78);
+    std::vector<float> gradient(direction.size());
+    for (std::size_t i = 0; i < x.rows(); ++i)
+        for (std::size_t j = 0; j < x.cols(); ++j) gradient[i * x.cols() + j] = dx(i, j);
+    const double expected = slope(std::span(values).first(direction.size()), direction, loss, step);
+    CHECK(std::abs(dot(gradient, direction) - expected) < 2e-3 * std::sqrt(dot(gradient, gradient)) + 2e-4);
+}
+
+/// dot(weights, out), the loss of these tests.
+double weighted(const Array& out, const Array& weights) {
+    double sum = 0;
+    for (std::size_t i = 0; i < out.rows(); ++i)
+        for (std::size_t j = 0; j < out.cols(); ++j) sum += static_cast<double>(out(i, j)) * static_cast<double>(weights(i, j));
+    return sum;
+}
+
+/// A module whose forward writes out from x: forward(ws, x, out, keep) and backward(ws, keep, dy, dx).
+template <class M, class Forward, class Backward>
+void check_plain(M module, M grads, std::size_t rows, std::size_t d_in, std::size_t d_out, Forward forward, Backward back, bool adds = false) {
+    Cpu            be{{.threads = 2}};
+    Trained<M>     t{be, module, grads, 5};
+    Workspace<Cpu> ws{be, std::size_t{8} << 20};
+    Array          x = Array::random(rows, d_in, 1), dx{rows, d_in}, out{rows, d_out}, dy = Array::random(rows, d_out, 2);
+    Tape<Cpu>      tape;
+    const auto     loss = [&] {
+        auto scope = ws.scope();
+        ops::clear<Cpu>(be, out.mat());
+        forward(be, ws, module, x.mat(), out.mat(), Forget{});
+        return weighted(out, dy);
+    };
+    check(t, x, dx, loss, [&] {
+        auto scope = ws.scope();
+        tape.restart();
+        const Keep<Cpu> kept{tape};
+        ops::clear<Cpu>(be, out.mat()), ops::clear<Cpu>(be, dx.mat());
+        forward(be, ws, module, x.mat(), out.mat(), kept);
+        if (adds) ops::copy<Cpu>(be, dy.in(), dx.mat());
+        back(be, ws, module, kept, dy.in(), dx.mat(), &grads);
+    });
+}
+
+const VitConfig eye{.image_size = 21, .patch_size = 7, .d_model = 24, .n_layers = 3, .n_heads = 3, .d_ff = 40, .n_registers = 2, .pos_embed_prefix = false, .layer_scale = true};
+const VitConfig clip_eye{.image_size = 14, .patch_size = 7, .d_model = 20, .n_layers = 3, .n_heads = 2, .d_ff = 36, .norm_pre = true, .act = Activation::quick_gelu};
+const LlamaConfig mistral{.vocab_size = 61, .d_model = 24, .d_ff = 40, .n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim = 6, .window = 5, .qkv_bias = true};
+const PhiConfig   small_phi{.vocab_size = 61, .d_model = 24, .d_ff = 40, .n_layers = 2, .n_heads = 4, .n_kv_heads = 4, .head_dim = 6, .rotary_dim = 4};
+
+PrismaticConfig tiny(LanguageModelConfig llm, ProjectorKind projector) {
+    VitConfig second = clip_eye;
+    second.image_size = 21;
+    return {.model_id = "tiny", .vision_backbone_id = "two eyes", .llm_backbone_id = "small", .towers = {{"dino", eye, {}}, {"clip", second, {}}}, .projector = projector, .llm = std::move(llm)};
+}
+
+/// A direction of length one that has a part along the gradient, so that the slope is about the gradient's length over 1.4.
+std::vector<float> towards(std::span<const float> gradient, unsigned seed) {
+    auto         direction = normal(gradient.size(), seed);
+    const double along = std::sqrt(dot(gradient, gradient)), across = std::sqrt(dot(direction, direction));
+    for (std::size_t i = 0; i < direction.size(); ++i)
+        direction[i] = static_cast<float>((static_cast<double>(direction[i]) / across + (along > 0 ? static_cast<double>(gradient[i]) / along : 0)) / std::sqrt(2.0));
+    return direction;
+}
+
+/// Holds the gradients of a whole trainer against differences of `loss`, which is that of a micro-step of weight 1.
+void check_whole(Trainer<Cpu>& trainer, const std::function<double()>& loss) {
+    loss();
+    const auto               all = trainer.optimizer().gradients().values().span();
+    const std::vector<float> gradients(all.begin(), all.end());
+    for (const Slot& slot : trainer.optimizer().layout().slots) {
+        CAPTURE(slot.name);
+        const auto   found = std::span<const float>(gradients).subspan(slot.offset, slot.size);
+        const auto   direction = towards(found, 77);
+        const double size = std::sqrt(dot(found, found)), expected = slope(trainer.optimizer().parameters().values(slot).span(), direction, loss, 0x1p-6);
+        CHECK(std::abs(dot(found, direction) - expected) < 1e-3 * size + 2e-4);
+    }
+}
+
+/// Four rows, two pictures, one row of text alone, with padding behind.
+struct Examples {
+    std::vector<std::vector<std::int32_t>> ids, labels;
+    std::vector<TrainingRow>               rows;
+    std::vector<float>                     pixels;
+    std::vector<PixelView<Cpu>>            views;
+
+    explicit Examples(bool pictures = true) {
+        for (std::size_t r = 0; r < 4; ++r) {
+            std::vector<std::int32_t> row, label;
+            for (std::size_t i = 0; i < 7 + 2 * (r % 3); ++i) {
+                row.push_back(static_cast<std::int32_t>((i * 17 + r * 5) % 61));
+                label.push_back(i < 3 || i > 6 + r ? ignored_label : row.back());
+            }
+            ids.push_back(row), labels.push_back(label);
+        }
+        for (std::size_t r = 0; r < 4; ++r) rows.push_back({ids[r], labels[r], {}});
+        if (!pictures) return;
+        rows[0].picture = 1, rows[2].picture = 0, rows[3].picture = 1;
+        pixels = normal(2 * 3 * 21 * 21, 9);
+        views = {{pixels.data(), {2, 3, 21, 21}}, {pixels.data(), {2, 3, 21, 21}}};
+    }
+    TrainingBatch<Cpu> batch() const { return {.rows = rows, .pixels = views}; }
+};
+
+}  // namespace
+
+TEST_CASE("train: gradients of linear layers, norms and feed-forward halves are the slopes of their forward passes") {
+    check_plain(Linear<Cpu>{13, 9}, Linear<Cpu>{13, 9}, 11, 13, 9,
+                [](auto& be, auto&, auto& m, auto x, auto y, auto keep) { keep("x", x), m.forward(be, x, y); },
+                [](auto& be, auto&, auto& m, auto kept, auto dy, auto dx, auto* grads) { backward(be, m, kept["x"], dy, dx, grads); });
+    check_plain(LayerNorm<Cpu>{19, 1e-6f}, LayerNorm<Cpu>{19, 1e-6f}, 7, 19, 19,
+                [](auto& be, auto&, auto& m, auto x, auto y, auto keep) { keep("x", x), m.forward(be, x, y); },
+                [](auto& be, auto&, auto& m, auto kept, auto dy, auto dx, auto* grads) { backward(be, m, kept["x"], dy, dx, grads); });
+    check_plain(RmsNorm<Cpu>{19, 1e-5f}, RmsNorm<Cpu>{19, 1e-5f}, 7, 19, 19,
+                [](auto& be, auto&, auto& m, auto x, auto y, auto keep) { keep("x", x), m.forward(be, x, y); },
+                [](auto& be, auto&, auto& m, auto kept, auto dy, auto dx, auto* grads) { backward(be, m, kept["x"], dy, dx, grads); });
+    const auto run = [](auto& be, auto& ws, auto& m, auto x, auto y, auto keep) { m.forward(be, ws, x, y, keep); };
+    const auto back = [](auto& be, auto& ws, auto& m, auto kept, auto dy, auto dx, auto* grads) { backward(be, ws, m, kept, dy, dx, grads); };
+    for (Activation act : activations) {
+        CAPTURE(to_string(act));
+        check_plain(Mlp<Cpu>{11, 29, act}, Mlp<Cpu>{11, 29, act}, 9, 11, 11, run, back);
+    }
+    check_plain(GatedMlp<Cpu>{11, 29}, GatedMlp<Cpu>{11, 29}, 9, 11, 11, run, back);
+    for (ProjectorKind kind : {ProjectorKind::linear, ProjectorKind::gelu_mlp, ProjectorKind::fused_gelu_mlp})
+        check_plain(Projector<Cpu>{kind, {7, 13}}, Projector<Cpu>{kind, {7, 13}}, 10, 7, 13, run, back);
+    check_plain(SelfAttention<Cpu>{24, 3}, SelfAttention<Cpu>{24, 3}, 14, 24, 24,
+                [](auto& be, auto& ws, auto& m, auto x, auto y, auto keep) { m.forward(be, ws, 2, x, y, keep); },
+                [](auto& be, auto& ws, auto& m, auto kept, auto dy, auto dx, auto* grads) { backward(be, ws, m, kept, 2, dy, dx, grads); });
+}
+
+TEST_CASE("train: gradients of blocks are the slopes of their forward passes: layer scale, grouped heads, windows, ragged batches") {
+    for (const VitConfig& c : {eye, clip_eye})
+        check_plain(VitBlock<Cpu>{c}, VitBlock<Cpu>{c}, 15, c.d_model, c.d_model,
+                    [](auto& be, auto& ws, auto& m, auto x, auto y, auto keep) { ops::copy<Cpu>(be, x, y), m.forward(be, ws, 3, y, keep); },
+                    [](auto& be, auto& ws, auto& m, auto kept, auto, auto dx, auto* grads) { backward(be, ws, m, kept, 3, dx, grads); }, true);
+    const Segment<Cpu> segments[]{{nullptr, 4}, {nullptr, 4}, {nullptr, 1}, {nullptr, 9}};
+    const auto         decoder = [&](auto block, auto grads, std::size_t angles) {
+        check_plain(std::move(block), std::move(grads), 18, 24, 24,
+                    [&](auto& be, auto& ws, auto& m, auto x, auto y, auto keep) {
+                        const RopeTable<Cpu> rope(be, ws, angles, 1e4f, std::span<const Segment<Cpu>>(segments));
+                        ops::copy<Cpu>(be, x, y);
+                        m.forward(be, ws, 0, rope, segments, y, keep);
+                    },
+                    [&](auto& be, auto& ws, auto& m, auto kept, auto, auto dx, auto* grads_of) {
+                        const RopeTable<Cpu> rope(be, ws, angles, 1e4f, std::span<const Segment<Cpu>>(segments));
+                        backward(be, ws, m, kept, rope, std::span<const Segment<Cpu>>(segments), dx, grads_of);
+                    },
+                    true);
+    };
+    decoder(LlamaBlock<Cpu>{mistral}, LlamaBlock<Cpu>{mistral}, 3);
+    decoder(PhiBlock<Cpu>{small_phi}, PhiBlock<Cpu>{small_phi}, 2);
+}
+
+TEST_CASE("train: gradients of whole models are the slopes of their losses: towers, projectors, tied heads, dropout, weights of rows") {
+    LlamaConfig tied = mistral;
+    tied.tied_embeddings = true, tied.window = 0, tied.qkv_bias = false;
+    PhiConfig tied_phi = small_phi;
+    tied_phi.tied_embeddings = true;
+    const LanguageModelConfig llms[]{mistral, tied, small_phi, tied_phi};
+    const ProjectorKind       projectors[]{ProjectorKind::linear, ProjectorKind::gelu_mlp, ProjectorKind::fused_gelu_mlp, ProjectorKind::gelu_mlp};
+    const Examples            examples;
+    for (std::size_t i = 0; i < 4; ++i) {
+        CAPTURE(i);
+        Cpu            be{{.threads = 2}};
+        Prismatic<Cpu> model{tiny(llms[i], projectors[i])};
+        randomise(be, model, 3);
+        Trainer    trainer{be, model, Stage::full_finetune, {.tape = {.replay = i % 2 == 0, .dropout = i == 2 ? 0.3f : 0.0f}}};
+        const auto batch = examples.batch();
+        check_whole(trainer, [&] {  // the pass itself, because dropout drops the same there
+            trainer.drop_gradients();
+            return trainer.micro_step(batch);
+        });
+    }
+}
+
+TEST_CASE("train: adapters have the slopes of the loss as gradients, and what is merged is W + alpha / rank B A, also over bf16") {
+    const Examples examples;
+    Cpu            be{{.threads = 2}};
+    for (Dtype base : {Dtype::f32, Dtype::bf16}) {
+        Prismatic<Cpu> model{tiny(mistral, ProjectorKind::gelu_mlp)}, plain{tiny(mistral, ProjectorKind::gelu_mlp)};
+        randomise(be, model, 3, base), randomise(be, plain, 3, base);
+        Trainer    trainer{be, model, Stage::finetune, {.optimizer = {.lr = 1e-2, .total_steps = 4, .warmup_ratio = 0}, .lora = {.rank = 3, .alpha = 6}}};
+        Trainer    whole{be, plain, Stage::finetune};
+        const auto batch = examples.batch();
+        const auto loss = [&] {
+            trainer.restored();
+            trainer.drop_gradients();
+            return trainer.micro_step(batch);
+        };
+        CHECK(loss() == doctest::Approx(whole.loss(batch)).epsilon(1e-5));  // B is 0
+        for (int i = 0; i < 2; ++i) loss(), trainer.step();
+        if (base == Dtype::f32) check_whole(trainer, loss);
+        for (int i = 0; i < 2; ++i) loss(), trainer.step();
+
+        const ArenaLayout& layout = trainer.optimizer().layout();
+        std::size_t        n = 0;
+        for (const Slot& slot : layout.slots) n += slot.name.find("lora_") != slot.name.npos;
+        CHECK(n == 2 * 7 * 2);                   // matrices of a block, blocks
+        CHECK(layout.slots.size() == 4 + n);     // and the projector
+        visit(model, [&](const std::string& path, const auto& param) {
+            if (!path.ends_with("q_proj.weight")) return;
+            const std::string of = path.substr(0, path.size() - 6);
+            const auto        a = trainer.optimizer().parameters().values(*layout.find(of + "lora_A.weight")).span();
+            const auto        b = trainer.optimizer().parameters().values(*layout.find(of + "lora_B.weight")).span();
+            const auto        w = whole.optimizer().parameters().values(*whole.optimizer().layout().find(path)).span();
+            const auto* const merged = reinterpret_cast<const float*>(param.stored().data);
+            for (std::size_t i = 0; i < 24; ++i)
+                for (std::size_t j = 0; j < 24; ++j) {
+                    double expected = static_cast<double>(w[i * 24 + j]);
+                    for (std::size_t k = 0; k < 3; ++k) expected += 2 * static_cast<double>(b[i * 3 + k]) * static_cast<double>(a[k * 24 + j]);
+                    CHECK(static_cast<double>(merged[i * 24 + j]) == doctest::Approx(expected).epsilon(1e-6));
+                }
+        });
+    }
+}
+
+TEST_CASE("train: a step has the same bits at 1, 2 and 3 threads, and nearly the same whether blocks run again or not") {
+    const Examples     examples;
+    std::vector<float> first[2];
+    for (bool replay : {true, false})
+        for (std::size_t threads : {1, 2, 3}) {
+            Cpu            be{{.threads = threads}};
+            Prismatic<Cpu> model{tiny(mistral, ProjectorKind::fused_gelu_mlp)};
+            randomise(be, model, 3);
+            Trainer trainer{be, model, Stage::full_finetune, {.optimizer = {.lr = 1e-2, .total_steps = 10}, .accumulation = 2, .tape = {.replay = replay}}};
+            for (int i = 0; i < 4; ++i) {
+                trainer.micro_step(examples.batch());
+                if (trainer.due()) trainer.step();
+            }
+            const auto all = trainer.optimizer().parameters().values().span();
+            if (threads == 1) first[replay].assign(all.begin(), all.end());
+            else CHECK(std::equal(all.begin(), all.end(), first[replay].begin()));
+        }
+    double most = 0;
+    for (std::size_t i = 0; i < first[0].size(); ++i) most = std::max(most, std::abs(static_cast<double>(first[0][i] - first[1][i])));
+    CHECK(most < 1e-4);  // fused products round otherwise
+}
+
+TEST_CASE("train: frozen parts may be in any format, and features in place of pixels give the same gradients") {
+    const Examples examples;
+    Cpu            be{{.threads = 2}};
+    for (Dtype frozen : {Dtype::f32, Dtype::bf16}) {
+        Prismatic<Cpu> model{tiny(mistral, ProjectorKind::gelu_mlp)};
+        randomise(be, model, 3, frozen);
+        const std::size_t  n_patches = model.n_soft_tokens(), width = model.projector.d_vision();
+        std::vector<float> features(2 * n_patches * width);
+        Workspace<Cpu>     ws{be, std::size_t{8} << 20};
+        model.features(be, ws, examples.views, {features.data(), {2 * n_patches, width}});
+        Trainer            trainer{be, model, Stage::align};
+        const double       loss = trainer.micro_step(examples.batch());
+        const auto         values = trainer.optimizer().gradients().values().span();
+        const std::vector<float> gradients(values.begin(), values.end());
+        trainer.drop_gradients();
+        CHECK(trainer.micro_step({.rows = examples.rows, .features = {features.data(), {2 * n_patches, width}}}) == loss);
+        CHECK(std::equal(values.begin(), values.end(), gradients.begin()));
+        CHECK(trainer.optimizer().layout().slots.size() == 4);
+        CHECK(trainer.loss(examples.batch()) == doctest::Approx(loss).epsilon(1e-6));
+    }
+}
+
+TEST_CASE("train: a micro-step allocates nothing once its sizes have been seen, and takes the memory that was named") {
+    const Examples examples, text{false};
+    for (Stage stage : {Stage::align, Stage::full_finetune}) {
+        Cpu            be{{.threads = 3}};
+        Prismatic<Cpu> model{tiny(small_phi, ProjectorKind::fused_gelu_mlp)};
+        randomise(be, model, 3);
+        Trainer trainer{be, model, stage, {.tape = {.dropout = 0.1f}}};
+        const auto batch = examples.batch(), other = text.batch();
+        for (int i = 0; i < 3; ++i) trainer.micro_step(batch), trainer.micro_step(other), trainer.step();
+        const TrainingCost  cost = trainer.cost(batch);
+        const std::uint64_t done = be.flops_done();
+        trainer.micro_step(batch);
+        CHECK((be.flops_done() - done == cost.flops));
+        CHECK(trainer.workspace_bytes() == cost.workspace_bytes);
+        const std::size_t before = allocations;
+        for (int i = 0; i < 10; ++i) trainer.micro_step(batch), trainer.micro_step(other), trainer.step();
+        CHECK(allocations - before <= 2 * (be.threads() - 1));  // scratch of threads that came too late for the first steps
+    }
+}
+
+TEST_CASE("train: what a batch may not be is said") {
+    Cpu            be{{.threads = 1}};
+    Prismatic<Cpu> model{tiny(mistral, ProjectorKind::linear)};
+    randomise(be, model, 3);
+    Trainer                         trainer{be, model, Stage::finetune};
+    Examples                        examples;
+    const std::vector<std::int32_t> ignored(5, ignored_label), ids(5, 1);
+    CHECK_THROWS_AS(trainer.micro_step({}), ShapeError);
+    const TrainingRow nothing[]{{ids, ignored, {}}}, uneven[]{{ids, std::span(ids).first(3), {}}}, blind[]{{ids, ids, 2}};
+    CHECK_THROWS_AS(trainer.micro_step({.rows = nothing}), ShapeError);
+    CHECK_THROWS_AS(trainer.micro_step({.rows = uneven}), ShapeError);
+    CHECK_THROWS_AS(trainer.micro_step({.rows = blind, .pixels = examples.views}), ShapeError);
+    CHECK_THROWS_AS(trainer.micro_step({.rows = examples.rows, .pixels = std::span(examples.views).first(1)}), ShapeError);
+    const std::vector<std::int32_t> beyond(5, 61);
+    const TrainingRow               unknown[]{{beyond, beyond, {}}};
+    CHECK_THROWS_AS(trainer.micro_step({.rows = unknown}), ShapeError);
+}
+
+TEST_CASE("train: shares of a step are the whole step") {
+    const Examples     examples;
+    std::vector<float> whole;
+    for (std::size_t ranks : {1, 3}) {
+        Cpu            be{{.threads = 1}};
+        std::vector<float> together;
+        for (std::size_t rank = 0; rank < ranks; ++rank) {
+            Prismatic<Cpu> model{tiny(mistral, ProjectorKind::linear)};
+            randomise(be, model, 3);
+            Sharing<Cpu> sharing{.rank = rank, .n_ranks = ranks};
+            sharing.gather = [&](Vec<Cpu> all, std::span<const std::size_t> bounds) {
+                together.resize(all.size());
+                std::copy_n(all.data() + bounds[rank], bounds[rank + 1] - bounds[rank], together.begin() + static_cast<std::ptrdiff_t>(bounds[rank]));
+            };
+            Trainer trainer{be, model, Stage::finetune, {.optimizer = {.lr = 1e-2, .total_steps = 3, .warmup_ratio = 0}}, sharing};
+            trainer.micro_step(examples.batch());
+            trainer.step();
+        }
+        if (ranks == 1) whole = together;
+        else CHECK(together == whole);
+    }
+}
+
+TEST_CASE("train: dropout drops its share, keeps the mean, and drops the same for the same key") {
+    Cpu          be{{.threads = 2}};
+    const float  share = 0.3f;
+    Array        first{101, 97, 100}, second{101, 97}, other{101, 97};
+    const double n = 101 * 97;
+    const auto   fill = [&](Array& a, std::uint64_t key) {
+        for (std::size_t i = 0; i < a.rows(); ++i)
+            for (std::size_t j = 0; j < a.cols(); ++j) a.mat()(i, j) = 1;
+        ops::dropout<Cpu>(be, share, key, a.mat());
+    };
+    fill(first, 7), fill(second, 7), fill(other, 8);
+    std::size_t dropped = 0, same = 0;
+    for (std::size_t i = 0; i < 101; ++i)
+        for (std::size_t j = 0; j < 97; ++j) {
+            CHECK((first(i, j) == 0 || first(i, j) == 1 / (1 - share)));
+            CHECK(first(i, j) == second(i, j));
+            dropped += first(i, j) == 0, same += first(i, j) == other(i, j);
+        }
+    CHECK(first.kept_to_its_rows());
+    // five standard deviations of a binomial count
+    CHECK(std::abs(static_cast<double>(dropped) - 0.3 * n) < 5 * std::sqrt(0.21 * n));
+    CHECK(std::abs(static_cast<double>(same) - 0.58 * n) < 5 * std::sqrt(0.25 * n));
+    CHECK_THROWS_AS(ops::dropout<Cpu>(be, 1.0f, 7, first.mat()), ConfigError);
+}

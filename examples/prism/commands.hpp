@@ -88,6 +88,10 @@ struct Pack {
     std::filesystem::path out;
 };
 
+struct Train {
+    std::filesystem::path config;
+};
+
 struct Bench {
     std::vector<std::string> cases;  // none: a selection
     std::size_t              runs = 5;
@@ -111,6 +115,7 @@ void run(const Common&, const Tokenize&);
 void run(const Common&, const Detokenize&);
 void run(const Common&, const Inspect&);
 void run(const Common&, const Pack&);
+void run(const Common&, const Train&);
 void run(const Common&, const Bench&);
 void run(const Common&, const Shapes&);
 

@@ -22,9 +22,10 @@ namespace program {
 class Progress {
 public:
     /// `done` tells from any thread how much of `total` is done, in units of which `scale` make one `unit`; a total of 0
-    /// is not known beforehand.
-    Progress(bool shown, std::string what, double total = 0, double scale = 1, std::string unit = "", std::function<double()> done = {})
-        : what_(std::move(what)), unit_(std::move(unit)), total_(total), scale_(scale), done_(std::move(done)) {
+    /// is not known beforehand. `note` has more to say, at the end of the line.
+    Progress(bool shown, std::string what, double total = 0, double scale = 1, std::string unit = "", std::function<double()> done = {},
+             std::function<std::string()> note = {})
+        : what_(std::move(what)), unit_(std::move(unit)), total_(total), scale_(scale), done_(std::move(done)), note_(std::move(note)) {
         if (shown) watcher_ = std::thread([this] { watch(); });
     }
     ~Progress() {
@@ -69,12 +70,13 @@ private:
         std::string  text = what_;
         const int    filled = static_cast<int>(part * width);
         if (width) text += " [" + std::string(static_cast<std::size_t>(filled), '#') + std::string(static_cast<std::size_t>(width - filled), ' ') + "]";
-        return text + print("  %.0f %%  %.1f ", 100 * part, done / scale_ / seconds) + unit_ + print("/s  %.0f s left", seconds * (1 - part) / part);
+        return text + print("  %.0f %%  %.1f ", 100 * part, done / scale_ / seconds) + unit_ + print("/s  %.0f s left", seconds * (1 - part) / part) + (note_ ? "  " + note_() : "");
     }
 
     std::string             what_, unit_;
     double                  total_, scale_;
     std::function<double()> done_;
+    std::function<std::string()> note_;
     Clock::time_point       start_ = Clock::now();
     std::mutex              mutex_;
     std::condition_variable wake_;

@@ -7,6 +7,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include <fcntl.h>
@@ -61,8 +64,8 @@ struct Ran {
     std::size_t error_lines() const { return static_cast<std::size_t>(std::count(err.begin(), err.end(), '\n')); }
 };
 
-/// Runs prism with these arguments and this standard input.
-inline Ran run(const std::vector<std::string>& arguments, std::string_view input = {}) {
+/// Runs prism with these arguments and this standard input; kills it after that time, unless that is 0.
+inline Ran run(const std::vector<std::string>& arguments, std::string_view input = {}, std::chrono::microseconds kill_after = {}) {
     const Scratch     scratch;
     const std::string in = scratch.write("in", input), out = scratch.path("out"), err = scratch.path("err");
     std::vector<char*> argv{const_cast<char*>(PRISM_PROGRAM)};
@@ -76,6 +79,10 @@ inline Ran run(const std::vector<std::string>& arguments, std::string_view input
     pid_t pid = 0;
     REQUIRE(::posix_spawn(&pid, PRISM_PROGRAM, &files, nullptr, argv.data(), environ) == 0);
     ::posix_spawn_file_actions_destroy(&files);
+    if (kill_after.count() > 0) {
+        std::this_thread::sleep_for(kill_after);
+        ::kill(pid, SIGKILL);
+    }
     int state = 0;
     REQUIRE(::waitpid(pid, &state, 0) == pid);
     return {WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state), read_file(out), read_file(err)};

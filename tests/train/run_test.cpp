@@ -214,6 +214,7 @@ TEST_CASE("train/run: a stage leaves Prismatic's folder, and its metrics") {
     restore_parameters({{"projector.projector.0.weight", {2, 4}, projector_only.w}, {"vision_backbone.x", {1}, projector_only.b}}, folder.latest(), true);
     CHECK(projector_only.w == toy.w);
     CHECK(projector_only.b[0] == 9);
+    CHECK_THROWS_AS(restore_parameters({{"vision_backbone.x", {1}, projector_only.b}}, folder.latest(), true), LoadError);
     CHECK_THROWS_AS(restore_parameters({{"projector.projector.0.weight", {8}, projector_only.w}}, folder.latest()), LoadError);
 }
 

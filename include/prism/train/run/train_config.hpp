@@ -66,6 +66,7 @@ struct TrainConfig {
 
     // prism's own
     std::filesystem::path vision_dir, llm_dir;            // where the towers and the language model come from
+    bool                  recompute = true;               // blocks run again in backward: less memory, the same bits
     bool                  decay_by_shape = true;          // matrices decay; otherwise nothing does
     std::size_t           checkpoint_every = 0;           // optimiser steps; 0: at the end of epochs only
     std::size_t           keep_checkpoints = 0;           // the last ones; 0: all
@@ -78,6 +79,33 @@ struct TrainConfig {
     std::string id_of(Stage stage) const {
         if (run_id) return *run_id;
         return (dataset_id == "llava-v15" || dataset_id.empty() ? "" : dataset_id + "+") + model_id + "+stage-" + std::string(to_string(stage)) + "+x" + std::to_string(seed);
+    }
+
+    /// The whole configuration of one stage, as its run folder keeps it.
+    Json json_of(Stage stage) const {
+        Json        all = json;
+        Json&       model = all["model"];
+        const auto& s = settings(stage);
+        const std::string name = stage == Stage::align ? "align_" : "finetune_";
+        model["vision_backbone_id"] = vision_backbone_id, model["llm_backbone_id"] = llm_backbone_id, model["arch_specifier"] = arch_specifier;
+        model["image_resize_strategy"] = to_string(image_resize_strategy), model["llm_max_length"] = llm_max_length;
+        model[name + "epochs"] = s.epochs, model[name + "max_steps"] = s.max_steps ? Json(*s.max_steps) : Json();
+        model[name + "global_batch_size"] = s.global_batch_size, model[name + "per_device_batch_size"] = s.per_device_batch_size;
+        model[name + "learning_rate"] = s.learning_rate, model[name + "weight_decay"] = s.weight_decay, model[name + "max_grad_norm"] = s.max_grad_norm;
+        model[name + "warmup_ratio"] = s.warmup_ratio, model[name + "lr_scheduler_type"] = s.cosine ? "linear-warmup+cosine-decay" : "constant";
+        all["dataset"][stage == Stage::align ? "align_stage_components" : "finetune_stage_components"] = {data(stage)[0].string(), data(stage)[1].string()};
+        all["dataset"]["dataset_root_dir"] = "";
+        all["stage"] = to_string(stage), all["run_id"] = id_of(stage), all["seed"] = seed;
+        return all;
+    }
+    /// What of it decides the outcome: a run that goes on has to have the same.
+    Json identity_of(Stage stage) const {
+        Json all = json_of(stage);
+        for (const char* key : {"run_root_dir", "hf_token", "trackers", "wandb_project", "wandb_entity"}) all.erase(key);
+        all["model"].erase("enable_gradient_checkpointing");
+        if (all.contains("prism"))
+            for (const char* key : {"checkpoint_every", "keep_checkpoints", "loader_threads", "batches_ahead"}) all["prism"].erase(key);
+        return all;
     }
 
     /// Throws LoadError, and ConfigError for a value that cannot be used or a key that is not known. Relative paths of
@@ -143,6 +171,7 @@ inline TrainConfig TrainConfig::from(const ConfigReader& c) {
     projector_from_arch(t.arch_specifier);
     t.image_resize_strategy = resize_from_name(of_model("image_resize_strategy", to_string(fallback.image_resize_strategy)));
     t.llm_max_length = model.count("llm_max_length", 2048);
+    t.recompute = model.flag("enable_gradient_checkpointing", true);
     if (known != registry.end()) {
         t.finetune.epochs = known->finetune_epochs;
         if (known->finetune_max_steps > 0) t.finetune.max_steps = known->finetune_max_steps;

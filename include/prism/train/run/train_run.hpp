@@ -79,6 +79,7 @@ struct StageProgress {
 };
 
 struct StageHooks {
+    std::function<void(std::size_t step, std::size_t n_steps)> on_begin{};  // where the stage goes on, and where it ends
     std::function<bool(const StageProgress&)> on_step{};  // false: stop here, with a checkpoint
 };
 
@@ -197,16 +198,20 @@ inline TorchDict model_dict(const std::vector<NamedSpan>& parameters) {
 }  // namespace detail
 
 /// Gives parameters the values that a checkpoint has for them, all or, with `some`, those whose part it has at all: the
-/// projector of an alignment stage, say. Throws LoadError where a tensor is missing or has another shape.
+/// projector of an alignment stage, say. Throws LoadError where a tensor is missing or has another shape, and for a checkpoint
+/// that has no part of the model.
 inline void restore_parameters(const std::vector<NamedSpan>& parameters, const std::filesystem::path& checkpoint, bool some = false) {
     const Checkpoint file = Checkpoint::open(checkpoint).below("model");
+    std::size_t      n_restored = 0;
     for (const NamedSpan& p : parameters) {
         if (some && file.below(p.name.substr(0, p.name.find('.'))).tensors().empty()) continue;
         const TensorInfo* tensor = file.find(p.name);
         if (!tensor || tensor->shape != p.shape) throw LoadError{checkpoint.string(), "model." + p.name, to_string(p.shape), tensor ? to_string(tensor->shape) : "nothing"};
         const auto values = to_floats(*tensor);
         std::ranges::copy(values, p.values.begin());
+        ++n_restored;
     }
+    if (n_restored == 0) throw LoadError{checkpoint.string(), "is no checkpoint of this model: it has none of its parts"};
 }
 
 /// Trains a stage to its end, from the last checkpoint in `folder` if there is one. Throws TrainingError for a loss that is
@@ -248,6 +253,7 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
         good = (folder.path() / "checkpoints" / checkpoint_name(point)).string();
     };
 
+    if (hooks.on_begin) hooks.on_begin(step, order.n_steps);
     std::deque<double> durations;
     Loader             loader{source, [&](std::size_t i) { return order.batch(i); }, plan.loader, k};
     const std::size_t  last_batch = order.n_epochs * order.batches_per_epoch;

@@ -1,0 +1,104 @@
+// train: the stages of a configuration, one after another, each from where it was left.
+#include "files.hpp"
+#include "models.hpp"
+#include "progress.hpp"
+
+#include "prism/train.hpp"
+#include "prism/train/data/llava.hpp"
+#include "prism/train/run/base_model.hpp"
+#include "prism/train/run/prismatic_stage.hpp"
+#include "prism/train/run/train_run.hpp"
+
+#include <atomic>
+#include <cstdio>
+#include <iostream>
+#include <optional>
+#include <string>
+
+namespace program {
+
+namespace {
+
+using namespace prism;
+
+/// The checkpoint whose parts a stage starts from: the one that is named, the one of the stage before, or, for fine-tuning
+/// after an alignment, that of the alignment run with the same id.
+std::optional<std::filesystem::path> first_checkpoint(const TrainConfig& config, std::size_t i, const std::filesystem::path& before) {
+    if (i > 0) return before;
+    if (config.pretrained_checkpoint) return config.pretrained_checkpoint;
+    if (config.stages[0] == Stage::align || config.arch_specifier.starts_with("no-align")) return std::nullopt;
+    const auto aligned = config.run_root_dir / config.id_of(Stage::align) / "checkpoints" / "latest-checkpoint.pt";
+    if (config.run_id || !std::filesystem::exists(aligned))
+        throw ConfigError{"pretrained_checkpoint", "", "the checkpoint of an alignment, because '" + config.arch_specifier + "' begins with one" +
+                                                           (config.run_id ? "" : "; " + aligned.string() + " is not there")};
+    return aligned;
+}
+
+/// What a progress line says of a stage, from any thread.
+struct Watched {
+    std::atomic<std::size_t> step{0};
+    std::atomic<double>      loss{0};
+    std::optional<Progress>  bar;  // last: it reads the others
+};
+
+}  // namespace
+
+void run(const Common& common, const Train& args) {
+    if (common.weights != "as-stored") throw UsageError{"--weights " + common.weights + ": what is trained is f32, and the rest stays as it is stored"};
+    const TrainConfig     config = TrainConfig::open(args.config);
+    Cpu                   cpu = open_backend(common);
+    StageResult           result;
+    std::size_t           steps = 0;
+    std::filesystem::path before;
+    for (std::size_t i = 0; i < config.stages.size(); ++i) {
+        const Stage stage = config.stages[i];
+        const auto& settings = config.settings(stage);
+        const auto  first = first_checkpoint(config, i, before);
+        RunFolder   folder{config.run_root_dir, config.id_of(stage), metrics_name(stage) + "/Step", config.keep_checkpoints};
+        auto        base = base_model(cpu, config);
+        LlavaOptions options{.format = prompt_builder_for(config.llm_backbone_id).format(), .transforms = {}, .max_tokens = config.llm_max_length,
+                             .captions = stage == Stage::align, .bad = config.bad_examples};
+        for (const TowerConfig& tower : base.model.config.towers) options.transforms.push_back(tower.transform);
+        const LlavaExamples examples{config.data(stage)[0], config.data(stage)[1], *base.tokenizer, std::move(options)};
+        if (examples.file().n_skipped() > 0)
+            note(common, std::to_string(examples.file().n_skipped()) + " examples are left out; the first: " + examples.file().skipped().front().what());
+
+        // Phi drops values of its residual branches when it is trained, and no other family does.
+        const bool     phi = std::holds_alternative<PhiConfig>(base.model.config.llm);
+        PrismaticStage trainer{cpu, base.model, stage, {.optimizer = {.lr = settings.learning_rate, .weight_decay = settings.weight_decay,
+                                                                      .decay = config.decay_by_shape ? Decay::by_shape : Decay::none, .max_grad_norm = settings.max_grad_norm},
+                                                        .tape = {.replay = config.recompute, .dropout = phi ? 0.1f : 0.0f}, .seed = config.seed}};
+        if (first) restore_parameters(trainer.parameters(), *first, true);
+
+        Watched          watched;
+        const StageHooks hooks{
+            .on_begin = [&](std::size_t step, std::size_t n_steps) {  // it is known now that the folder is this run's
+                folder.describe(config.json_of(stage), config.json_of(stage));
+                link_parts(folder.path(), config);
+                watched.bar.emplace(!common.quiet && step < n_steps, std::string(to_string(stage)), static_cast<double>(n_steps - step), 1, "steps",
+                                    [&watched] { return static_cast<double>(watched.step.load()); },
+                                    [&watched] {
+                                        char text[32];
+                                        std::snprintf(text, sizeof text, "loss %.4f", watched.loss.load());
+                                        return std::string(text);
+                                    });
+            },
+            .on_step = [&](const StageProgress& p) {
+                watched.loss = p.smooth_loss, ++watched.step;
+                return true;
+            }};
+        const StagePlan plan{.stage = stage, .settings = settings, .seed = config.seed, .checkpoint_every = config.checkpoint_every,
+                             .loader = {.threads = config.loader_threads, .ahead = config.batches_ahead, .bad = config.bad_examples}, .identity = config.identity_of(stage)};
+        result = train_stage(trainer, examples, plan, folder, hooks);
+        watched.bar.reset();
+        steps += result.steps, before = folder.latest();
+        char text[160];
+        std::snprintf(text, sizeof text, ": %zu steps, loss %.4f; waited %.1f s for data, in %llu of %llu batches; %llu examples left out", result.steps, result.loss,
+                      result.loader.waited_s, static_cast<unsigned long long>(result.loader.waits), static_cast<unsigned long long>(result.loader.batches),
+                      static_cast<unsigned long long>(result.loader.skipped + examples.file().n_skipped()));
+        if (!common.json) std::cout << folder.path().string() << text << '\n';
+    }
+    if (common.json) print({{"steps", steps}, {"loss", result.loss}});
+}
+
+}  // namespace program

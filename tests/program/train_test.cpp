@@ -1,0 +1,126 @@
+// prism train, from a configuration to a folder that prism ask opens; and killed on the way.
+#include "program/support.hpp"
+#include "support/tensors.hpp"
+
+#include "prism/io/checkpoint.hpp"
+#include "prism/io/safetensors.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace prism;
+using namespace prism::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path reference = fs::path(PRISM_TEST_DATA) / "reference";
+
+/// A small model's parts as a base, a few conversations over the committed pictures, and a configuration of both.
+struct World {
+    Scratch scratch;
+    Json    config;
+
+    World() {
+        const fs::path small = reference / "vlm/prism-dinosiglip+7b", llm = scratch.path("llm");
+        fs::create_directories(llm);
+        for (const auto& entry : fs::directory_iterator(small / "llm")) fs::copy_file(fs::canonical(entry.path()), llm / entry.path().filename());
+        const Checkpoint trained = Checkpoint::open(small / "checkpoints/latest-checkpoint.pt");
+        const Checkpoint        decoder = trained.below("model.llm_backbone.llm");
+        std::vector<TensorData> tensors;
+        for (const TensorInfo& t : decoder.tensors()) tensors.push_back({.name = t.name, .dtype = t.dtype, .shape = t.shape, .bytes = {t.data, t.bytes()}});
+        write_safetensors(llm / "model.safetensors", tensors);
+        Json              rows = Json::array(), captions = Json::array();
+        const std::string pictures[]{"rgb.jpg", "rgb8.png", "grey.jpg", "palette4.png", "420.jpg"};
+        for (std::size_t i = 0; i < 14; ++i) {
+            Json row{{"id", std::to_string(i)}, {"conversations", {{{"from", "human"}, {"value", "<image>\nWhat is in picture " + std::to_string(i) + "?"}}, {{"from", "gpt"}, {"value", "A thing of kind " + std::to_string(i % 5) + "."}}}}};
+            if (i % 3 != 2) row["image"] = pictures[i % 5], captions.push_back(row);
+            rows.push_back(row);
+        }
+        scratch.write("rows.json", rows.dump()), scratch.write("captions.json", captions.dump());
+        const std::string images = (fs::path(PRISM_TEST_DATA) / "images").string();
+        config = {{"model", {{"model_id", "tiny"}, {"vision_backbone_id", "dinosiglip-vit-so-224px"}, {"llm_backbone_id", "llama2-7b-pure"}, {"arch_specifier", "fused-gelu-mlp"},
+                             {"image_resize_strategy", "resize-naive"}, {"align_global_batch_size", 4}, {"align_per_device_batch_size", 2}, {"finetune_global_batch_size", 4},
+                             {"finetune_per_device_batch_size", 2}, {"finetune_learning_rate", 2e-3}, {"finetune_epochs", 3}}},
+                  {"dataset", {{"dataset_id", "llava-v15"}, {"dataset_root_dir", scratch.path("")}, {"align_stage_components", {"captions.json", images}}, {"finetune_stage_components", {"rows.json", images}}}},
+                  {"stage", {"align", "finetune"}}, {"run_root_dir", scratch.path("runs")},
+                  {"prism", {{"vision_dir", (small / "vision").string()}, {"llm_dir", llm.string()}, {"checkpoint_every", 2}}}};
+    }
+    std::vector<std::string> command(const std::string& threads = "1") const { return {"train", scratch.write("config.json", config.dump()), "--threads", threads}; }
+    fs::path                 folder(const std::string& stage) const { return fs::path(config["run_root_dir"].get<std::string>()) / ("tiny+stage-" + stage + "+x7"); }
+};
+
+}  // namespace
+
+TEST_CASE("program/train: two stages, and a folder that can be asked") {
+    const World world;
+    auto        command = world.command();
+    command.push_back("--json");
+    const Json trained = run(command).json();
+    CHECK(trained["steps"] == 2 + 12);
+    const Checkpoint aligned = Checkpoint::open(world.folder("align") / "checkpoints/latest-checkpoint.pt");
+    CHECK(aligned.below("model.llm_backbone").tensors().empty());
+    CHECK_FALSE(aligned.below("model.projector").tensors().empty());
+    std::string    text = read_file(world.folder("finetune") / "metrics.jsonl");
+    CHECK(std::count(text.begin(), text.end(), '\n') == 12);
+    const Json first = parse_json(text.substr(0, text.find('\n')), "first"), last = parse_json(text.substr(text.rfind('\n', text.size() - 2) + 1), "last");
+    CHECK(last["Finetune/Loss (Raw)"].get<double>() < 0.8 * first["Finetune/Loss (Raw)"].get<double>());
+    CHECK(fs::exists(world.folder("finetune") / "loss.png"));
+    const Ran asked = run({"ask", "--model", world.folder("finetune").string(), "--image", (fs::path(PRISM_TEST_DATA) / "images/rgb8.png").string(), "--prompt", "What is it?", "--max-new-tokens", "3", "--json"});
+    CHECK_MESSAGE(asked.status == 0, asked.err);
+
+    const Ran again = run(command);  // all is done
+    CHECK(again.json()["steps"] == 14);
+}
+
+TEST_CASE("program/train: killed at random moments, and on other threads, it ends with the same bytes") {
+    const World whole;
+    REQUIRE(run(whole.command()).status == 0);
+    const char*  asked = std::getenv("PRISM_KILLS");
+    const int    kills = asked ? std::atoi(asked) : 4;
+    std::mt19937 random{2};
+    World        broken;
+    broken.config["run_root_dir"] = broken.scratch.path("other");
+    // The same base and data, so that the same run is resumed.
+    for (const char* key : {"dataset", "prism"}) broken.config[key] = whole.config[key];
+    for (int killed = 0;;) {
+        const Ran ran = run(broken.command("2"), {}, std::chrono::microseconds(killed < kills ? 1 + random() % 600000 : 0));
+        if (ran.status == 128 + 9) {
+            ++killed;
+            continue;
+        }
+        REQUIRE_MESSAGE(ran.status == 0, ran.err);
+        if (killed < kills) fs::remove_all(broken.scratch.path("other"));  // it got through; once more
+        else break;
+    }
+    for (const char* stage : {"align", "finetune"})
+        for (const char* name : {"checkpoints/latest-checkpoint.pt", "resume.bundle"})
+            CHECK(read_file(whole.folder(stage) / name) == read_file(broken.folder(stage) / name));
+}
+
+TEST_CASE("program/train: what is wrong is said in a line") {
+    World      world;
+    const auto refused = [&](const char* part) {
+        const Ran ran = run(world.command());
+        CHECK(ran.status == 1);
+        CHECK(ran.error_lines() == 1);
+        CHECK_MESSAGE(ran.err.find(part) != std::string::npos, ran.err);
+    };
+    const Json good = world.config;
+    world.config["model"]["finetune_epoch"] = 1;
+    refused("perhaps 'finetune_epochs'");
+    world.config = good, world.config["stage"] = "finetune";
+    refused("pretrained_checkpoint");
+    world.config = good, world.config["prism"]["llm_dir"] = "/nowhere";
+    refused("/nowhere");
+    world.config = good, world.config["dataset"]["align_stage_components"][0] = "none.json";
+    refused("none.json");
+    world.config = good, world.config["dataset"]["align_stage_components"][1] = "/nowhere";
+    refused("'image' cannot be used");
+    CHECK(run({"train"}).status == 2);
+    CHECK(run({"train", "config.json", "--weights", "q8"}).status == 2);
+}

@@ -184,6 +184,34 @@ inline void spread_nibbles(const std::byte* values, std::size_t steps, std::byte
         }
 }
 
+/// b [k, Vectors lanes] in panels of f32 = the first n rows of w [n, k], transposed and widened; columns from n on are zero.
+template <class T, int Vectors = tile_vectors>
+inline void transpose_panels(const T* w, std::size_t ldw, std::size_t n, std::size_t k, float* b) {
+    for (int g = 0; g < Vectors; ++g) {
+        const std::size_t begin = static_cast<std::size_t>(g) * lanes;
+        const std::size_t used = n > begin ? (n - begin < lanes ? n - begin : lanes) : 0;
+        const T*          source = w + begin * ldw;
+        float* const      to = b + static_cast<std::size_t>(g / panel_vectors) * k * panel_width + static_cast<std::size_t>(g % panel_vectors) * lanes;
+        for (std::size_t p = 0; p < k; p += lanes) {
+            F                 rows[lanes];
+            const std::size_t width = k - p < lanes ? k - p : lanes;
+            if (used == lanes && width == lanes) {
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; ++i) rows[i] = load(source + static_cast<std::size_t>(i) * ldw + p);
+            } else {
+                for (std::size_t i = 0; i < lanes; ++i) rows[i] = i < used ? load_n(source + i * ldw + p, width) : set1(0);
+            }
+            transpose(rows);
+            if (width == lanes) {
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; ++i) store(to + (p + static_cast<std::size_t>(i)) * panel_width, rows[i]);
+            } else {
+                for (std::size_t i = 0; i < width; ++i) store(to + (p + i) * panel_width, rows[i]);
+            }
+        }
+    }
+}
+
 /// The panels that hold columns j, j + 16, ... of w, from column p of the sum on. Rows are brought into panels in `memory`.
 template <class P>
 inline void parts_of(const WeightRows& w, std::size_t total, std::size_t j, std::size_t p, std::size_t k_all, std::size_t k, std::byte* memory, PanelPart* to) {
@@ -198,8 +226,10 @@ inline void parts_of(const WeightRows& w, std::size_t total, std::size_t j, std:
         } else {
             std::byte* const scales = memory + i * L::bytes(k);
             std::byte* const values = scales + L::values_at(k);
-            interleave_part<P>(static_cast<const typename P::block*>(w.rows) + row * w.stride + p / P::values_per_block, w.stride,
-                               total - row < panel_width ? total - row : panel_width, k, scales, values);
+            const auto* const rows = static_cast<const typename P::block*>(w.rows) + row * w.stride + p / P::values_per_block;
+            const std::size_t n = total - row < panel_width ? total - row : panel_width;
+            if constexpr (std::is_same_v<P, f32>) transpose_panels<float, panel_vectors>(rows, w.stride, n, k, reinterpret_cast<float*>(values));
+            else interleave_part<P>(rows, w.stride, n, k, scales, values);
             to[i] = {values, scales};
         }
     }
@@ -318,34 +348,6 @@ inline void product(const ProductTile& t) {
                         finish(gated ? Activation::silu : t.act, t, j, i, m, sums + (j - j_begin) * t.m + i * panel, gated ? c + i * panel : nullptr);
                 }
             }
-    }
-}
-
-/// b [k, panel] in panels of f32 = the first n rows of w [n, k], transposed and widened; columns from n on are zero.
-template <class T>
-inline void transpose_panels(const T* w, std::size_t ldw, std::size_t n, std::size_t k, float* b) {
-    for (int g = 0; g < tile_vectors; ++g) {
-        const std::size_t begin = static_cast<std::size_t>(g) * lanes;
-        const std::size_t used = n > begin ? (n - begin < lanes ? n - begin : lanes) : 0;
-        const T*          source = w + begin * ldw;
-        float* const      to = b + static_cast<std::size_t>(g / panel_vectors) * k * panel_width + static_cast<std::size_t>(g % panel_vectors) * lanes;
-        for (std::size_t p = 0; p < k; p += lanes) {
-            F                 rows[lanes];
-            const std::size_t width = k - p < lanes ? k - p : lanes;
-            if (used == lanes && width == lanes) {
-#pragma GCC unroll 16
-                for (int i = 0; i < lanes; ++i) rows[i] = load(source + static_cast<std::size_t>(i) * ldw + p);
-            } else {
-                for (std::size_t i = 0; i < lanes; ++i) rows[i] = i < used ? load_n(source + i * ldw + p, width) : set1(0);
-            }
-            transpose(rows);
-            if (width == lanes) {
-#pragma GCC unroll 16
-                for (int i = 0; i < lanes; ++i) store(to + (p + static_cast<std::size_t>(i)) * panel_width, rows[i]);
-            } else {
-                for (std::size_t i = 0; i < width; ++i) store(to + (p + i) * panel_width, rows[i]);
-            }
-        }
     }
 }
 

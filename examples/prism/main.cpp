@@ -39,7 +39,7 @@ CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& 
         ->check(CLI::IsMember({"as-stored", "f32", "bf16", "f16", "q8", "q4", "q4m"}))
         ->capture_default_str();
     c->add_option("--isa", common.isa, "Instruction set: portable, avx2, avx512, avx512_bf16 or amx; default: the widest there is");
-    c->add_option("--compute", common.compute, "How products take their rows: exact, or fast (rounded to bf16 for bf16 weights, to int8 for q8 and q4)")
+    c->add_option("--compute", common.compute, "How products take their rows: exact, or fast (rounded to bf16 or int8)")
         ->check(CLI::IsMember({"exact", "fast"}))->capture_default_str();
     c->add_flag("--quiet", common.quiet, "Nothing on standard error but errors");
     c->add_flag("--json", common.json, "JSON, and nothing else, on standard output");

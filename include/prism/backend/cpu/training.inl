@@ -131,8 +131,8 @@ inline void gradient_product(const GradientTile& t) {
     float* const      copy = sums + most * width;
     float* const      panels = copy + most * apart_a;
     const std::size_t n = t.end - t.begin;
-    const bool        copied = !t.across && t.lda % 512 == 0;  // such rows compete for the same lines of the cache
-    for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {   // once where there is nothing to sum: the sums are 0 then
+    const bool        copied = !t.across && t.k > 0 && t.lda % 512 == 0;  // such rows compete for the same lines of the cache
+    for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {              // once where there is nothing to sum: the sums are 0 then
         const std::size_t k = t.k - p < depth ? t.k - p : depth;
         panels_of_columns<P>(t.w, t.n, p, k, t.begin, n, panels, apart_b);
         if (t.across) pack_columns(t.a + p * t.lda, t.lda, t.m, k, copy);

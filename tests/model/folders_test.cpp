@@ -143,7 +143,7 @@ TEST_CASE("model/openvla: a single tower loads from the featurizer alone") {
     folder.write("model.safetensors", tensors);
     folder.edit("config.json", [](Json& json) {
         json["vision_backbone_id"] = "siglip-vit-so400m", json["arch_specifier"] = "no-align+gelu-mlp", json["use_fused_vision_backbone"] = false;
-        json["image_sizes"] = {42}, json["timm_override_act_layers"] = {nullptr}, json["timm_model_args"] = {json["timm_model_args"][1]}, json["timm_model_ids"] = {"vit_so400m_patch14_siglip_224"};
+        json["image_sizes"] = {42}, json["timm_override_act_layers"] = {nullptr}, json["timm_model_args"] = Json::array({json["timm_model_args"][1]}), json["timm_model_ids"] = {"vit_so400m_patch14_siglip_224"};
     });
     const auto single = from_pretrained(be, folder.path());
     CHECK(single.model.towers.size() == 1);

@@ -120,6 +120,7 @@ void check_truth(const Scene& scene, const Question& q) {
     switch (q.type) {
         case Type::exists: {
             const auto looks = read_looks(between(q.question, "Is there ", q.question.ends_with("image?") ? " in the image?" : "?"));
+            REQUIRE_MESSAGE(looks, q.question);
             CHECK((q.answer == "Yes") == !matching(scene, *looks).empty());
             break;
         }
@@ -172,7 +173,8 @@ void check_truth(const Scene& scene, const Question& q) {
         case Type::box: CHECK(q.answer == box_text(scene, only(scene, q.question).box())); break;
         case Type::box_place: {
             const auto words = shapes::detail::words_of(q.question);
-            const auto looks = read_looks(q.question.substr(4 + words[1].size()));
+            const auto looks = read_looks(q.question.substr(5 + words[1].size()));
+            REQUIRE_MESSAGE(looks, q.question);
             for (const Object* o : matching(scene, *looks)) {
                 if (o->box() == *q.box) continue;
                 const Point there{(q.box->x1 + q.box->x2) / 2, (q.box->y1 + q.box->y2) / 2}, here{(o->box().x1 + o->box().x2) / 2, (o->box().y1 + o->box().y2) / 2};

@@ -297,8 +297,9 @@ private:
     };
 
     const cpu::Product& product_of(Dtype weights, std::size_t rows) const {
-        const auto& products = compute_ == Compute::exact ? kernels_->products : rows > cpu::few_rows ? kernels_->rounded_blocks : kernels_->rounded_products;
-        return products[cpu::index_of(weights)];
+        const std::size_t i = cpu::index_of(weights);
+        if (compute_ == Compute::exact) return kernels_->products[i];
+        return rows > cpu::few_rows && kernels_->rounded_blocks[i].run ? kernels_->rounded_blocks[i] : kernels_->rounded_products[i];
     }
 
     static cpu::WeightRows weight_rows(const AnyPacked<host>& w) { return {w.data, w.stride, w.panels, w.first}; }

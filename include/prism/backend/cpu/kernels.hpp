@@ -167,7 +167,7 @@ struct Kernels {
     std::size_t panel_cols;           // columns that are computed together
     Product     products[n_formats];          // with rows as they are, or as good as that
     Product     rounded_products[n_formats];  // with rows rounded to bf16 or int8 where that is faster
-    Product     rounded_blocks[n_formats];    // the same for more than `few_rows` rows, where another form is faster then
+    Product     rounded_blocks[n_formats];    // for more than `few_rows` rows; empty where nothing else is faster then
     void (*convert)(Form, std::size_t cols, const Activations&, std::size_t row);
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* y, std::size_t d);
     void (*rms_norm)(const float* x, const float* weight, float eps, float* y, std::size_t d);
@@ -192,9 +192,9 @@ inline float* scratch() {
     return memory.get();
 }
 
-/// Memory of the calling thread for one use, aligned to 64 bytes; grows, and is kept.
-template <class Use>
-inline std::byte* thread_memory(std::size_t bytes) {
+/// Memory of the thread that calls an operation, until its next one; aligned to 64 bytes. Grows, and is kept. For the rows of
+/// x that a product converts, and for what the operation's threads write apart.
+inline std::byte* activation_memory(std::size_t bytes) {
     struct Free { void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{64}); } };
     thread_local std::unique_ptr<std::byte[], Free> memory;
     thread_local std::size_t                        size = 0;
@@ -206,8 +206,6 @@ inline std::byte* thread_memory(std::size_t bytes) {
     }
     return memory.get();
 }
-/// For the rows of x that a product converts, and for what operations put together in order at their end.
-inline std::byte* activation_memory(std::size_t bytes) { return thread_memory<Activations>(bytes); }
 
 namespace portable {
 #include "prism/backend/cpu/simd_portable.inl"
@@ -253,7 +251,7 @@ template <int = 0>
 constexpr Kernels kernels() {
     Kernels k = avx512::kernels();
     use_blocks<MultiplyBlocks>(k);
-    k.rounded_products[bf16_index] = k.rounded_blocks[bf16_index] = {Form::bf16, product<MultiplyBf16>};
+    k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16>};
     k.convert = convert;
     k.burst_bf16 = {burst_bf16, 4.0 * chains * lanes};
     k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
@@ -279,7 +277,6 @@ constexpr Kernels kernels() {
     k.rounded_attend_f32.block = attend_tiles<float>;
     k.rounded_attend_bf16.block = attend_tiles<bf16_t>;
     use_blocks<MultiplyBlockTiles>(k);
-    k.rounded_blocks[bf16_index] = k.rounded_products[bf16_index];
     k.rounded_blocks[q8_index] = {Form::bf16, product<MultiplySpreadTiles<q8>>};
     k.rounded_blocks[q4_index] = {Form::bf16, product<MultiplySpreadTiles<q4>>};
     k.rounded_blocks[q4m_index] = {Form::bf16, product<MultiplySpreadTiles<q4m>>};

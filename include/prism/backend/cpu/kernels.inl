@@ -676,9 +676,9 @@ inline float read_all(const float* x, std::size_t n) {
 /// Enters the products of weights in blocks.
 template <template <class, bool> class Multiply>
 constexpr void use_blocks(Kernels& k) {
-    k.products[q8_index] = {Form::int8_pair, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = k.rounded_blocks[q8_index] = {Form::int8, product<Multiply<q8, false>>};
-    k.products[q4_index] = {Form::int8_pair, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = k.rounded_blocks[q4_index] = {Form::int8, product<Multiply<q4, false>>};
-    k.products[q4m_index] = {Form::int8_pair, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = k.rounded_blocks[q4m_index] = {Form::int8, product<Multiply<q4m, false>>};
+    k.products[q8_index] = {Form::int8_pair, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = {Form::int8, product<Multiply<q8, false>>};
+    k.products[q4_index] = {Form::int8_pair, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = {Form::int8, product<Multiply<q4, false>>};
+    k.products[q4m_index] = {Form::int8_pair, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = {Form::int8, product<Multiply<q4m, false>>};
 }
 
 /// Products of bytes at most: those that products in int8 use.
@@ -699,7 +699,7 @@ template <int = 0>  // a template, so that nothing is compiled before somebody a
 constexpr Kernels kernels() {
     const Burst   plain{burst, 2.0 * chains * lanes};
     const Product in_f32{Form::f32, product<MultiplyPlain<f32>>}, in_bf16{Form::f32, product<MultiplyPlain<bf16>>}, in_f16{Form::f32, product<MultiplyPlain<f16>>};
-    Kernels       k{panel, {in_f32, in_bf16, in_f16, {}, {}, {}}, {in_f32, in_bf16, in_f16, {}, {}, {}}, {in_f32, in_bf16, in_f16, {}, {}, {}},
+    Kernels       k{panel, {in_f32, in_bf16, in_f16, {}, {}, {}}, {in_f32, in_bf16, in_f16, {}, {}, {}}, {},
               convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, {attend<float>, attend_row<float>}, {attend<float>, attend_row<float>},
               {attend<bf16_t>, attend_row<bf16_t>}, {attend<bf16_t>, attend_row<bf16_t>}, merge, round_row, plain, plain, {burst_int8, 8.0 * chains * lanes}, read_all};
     use_blocks<MultiplyBlocks>(k);

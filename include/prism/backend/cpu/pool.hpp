@@ -51,7 +51,7 @@ class ThreadPool {
 public:
     explicit ThreadPool(std::size_t n_threads) {
         try {
-            for (std::size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this] { work(); });
+            for (std::size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { work(i); });
         } catch (...) {  // no memory or no more threads: those that run already have to be joined
             stop();
             throw;
@@ -63,6 +63,9 @@ public:
 
     std::size_t size() const { return workers_.size() + 1; }
 
+    /// The place in its team of the thread that runs a piece: below size(), 0 for the thread that called the loop.
+    static std::size_t place() { return place_; }
+
     /// Calls body(begin, end) for [0, n) cut in pieces of `piece`. An exception of the body reaches the caller, after
     /// all threads have left the loop; the pool stays usable. Loops do not nest: an inner one runs on its own thread.
     template <class Body>
@@ -70,6 +73,7 @@ public:
         const std::size_t n_pieces = (n + piece - 1) / piece;
         if (n_pieces == 0) return;
         if (n_pieces == 1 || workers_.empty() || inside_) {
+            const Seat seat{0, inside_};
             for (std::size_t p = 0; p < n_pieces; ++p) body(p * piece, p + 1 < n_pieces ? (p + 1) * piece : n);
             return;
         }
@@ -80,7 +84,7 @@ public:
         next_.store(0, std::memory_order_relaxed);
         round_.fetch_add(1);  // odd: open
         round_.notify_all();
-        run();
+        run(0);
         round_.fetch_add(1);  // even: nobody enters any more, and those inside finish their pieces
         for (std::size_t spins = 0; working_.load() != 0; ++spins) pause(spins);
         const std::exception_ptr error = std::exchange(error_, nullptr);
@@ -107,8 +111,16 @@ private:
         }
     }
 
-    void run() {
-        inside_ = true;
+    /// Of the thread while it runs pieces; what it had before comes back.
+    struct Seat {
+        std::size_t place = place_;
+        bool        inside = inside_;
+        Seat(std::size_t at, bool in) { place_ = at, inside_ = in; }
+        ~Seat() { place_ = place, inside_ = inside; }
+    };
+
+    void run(std::size_t place) {
+        const Seat seat{place, true};
         try {
             for (std::size_t p; (p = next_.fetch_add(1, std::memory_order_relaxed)) < n_pieces_;)
                 call_(body_, p * piece_, p + 1 < n_pieces_ ? (p + 1) * piece_ : n_);
@@ -117,10 +129,9 @@ private:
             std::lock_guard lock(error_mutex_);
             if (!error_) error_ = std::current_exception();
         }
-        inside_ = false;
     }
 
-    void work() {
+    void work(std::size_t place) {
         std::uint32_t seen = 0;
         for (;;) {
             for (std::size_t spins = 0; spins < spin_limit && round_.load(std::memory_order_relaxed) == seen; ++spins) pause(spins);
@@ -131,14 +142,15 @@ private:
             // Either this thread sees that the loop has been closed, or whoever closes it sees this thread at work; only
             // then may the loop's fields be read.
             working_.fetch_add(1);
-            if (round_.load() == seen) run();
+            if (round_.load() == seen) run(place);
             working_.fetch_sub(1);
         }
     }
 
     static constexpr std::size_t spin_limit = 4000;  // some tens of microseconds: the gap between two operations
 
-    inline static thread_local bool inside_ = false;
+    inline static thread_local bool        inside_ = false;
+    inline static thread_local std::size_t place_ = 0;
 
     // The loop that is open. Written only while no thread works on one.
     std::size_t n_ = 0, piece_ = 0, n_pieces_ = 0;

@@ -65,7 +65,9 @@ struct Training<Cpu> {
         const std::size_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences, d = s.head_dim, shared = s.n_heads / s.n_kv_heads;
         const bool        apart = shared > 1 && s.n_sequences * s.n_kv_heads < 16;
         const std::size_t pieces = apart ? s.n_heads : s.n_kv_heads, n_heads = s.n_heads / pieces;  // of a sequence; of a piece
-        float* const      sums = memory<float>(apart ? s.n_sequences * s.n_heads * n_kv * 2 * d : 0);  // dk and dv, side by side
+        const std::size_t room = (Gradient::floats(n_q, n_kv, d) + 15) / 16 * 16;  // of a thread, for one piece
+        float* const      rooms = memory<float>(be.threads() * room + (apart ? s.n_sequences * s.n_heads * n_kv * 2 * d : 0));
+        float* const      sums = rooms + be.threads() * room;  // dk and dv, side by side
         be.count_flops(s.flops(q.rows(), k.rows()) / 2 * 5);
         be.parallel_for(s.n_sequences * pieces, 1, [&](std::size_t task, std::size_t) {
             const std::size_t row = task / pieces * n_q, row_kv = task / pieces * n_kv, at = task % pieces * n_heads * d, at_kv = task % pieces * n_heads / shared * d;
@@ -74,7 +76,7 @@ struct Training<Cpu> {
                             dy.data() + row * dy.ld() + at, dq.data() + row * dq.ld() + at, apart ? sum : dk.data() + row_kv * dk.ld() + at_kv,
                             apart ? sum + d : dv.data() + row_kv * dv.ld() + at_kv, q.ld(), k.ld(), v.ld(), y.ld(), dy.ld(), dq.ld(), apart ? 2 * d : dk.ld(), apart ? 2 * d : dv.ld(),
                             n_q, n_kv, n_heads, d, s.causal, s.q_pos, s.window, s.scale},
-                           reinterpret_cast<float*>(cpu::thread_memory<Gradient>(Gradient::floats(n_q, n_kv, d) * sizeof(float))));
+                           rooms + ThreadPool::place() * room);
         });
         if (!apart) return;
         rows(k.rows(), k.cols(), {}, {}, [&](std::size_t i, float*, float*) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "prism/core/workspace.hpp"
+#include "prism/nn/keeper.hpp"
 #include "prism/ops/patchify.hpp"
 #include "prism/ops/rows.hpp"
 
@@ -49,13 +50,13 @@ void embed_sequence(B& be, const Llm& llm, std::span<const std::int32_t> sequenc
 
 /// features [n n_patches, sum of widths] = the towers' features side by side. Each tower writes its own columns: the
 /// concatenation costs nothing. pixels[i] is what towers[i] sees. Throws ShapeError when the grids differ.
-template <Backend B, class Towers>
-void fuse_towers(B& be, Workspace<B>& ws, const Towers& towers, std::span<const PixelView<B>> pixels, Mat<B> features) {
+template <Backend B, class Towers, Keeper K = Forget>
+void fuse_towers(B& be, Workspace<B>& ws, const Towers& towers, std::span<const PixelView<B>> pixels, Mat<B> features, K keep = {}) {
     if (pixels.size() != towers.size())
         throw ShapeError{"fuse_towers", "pixels", std::to_string(towers.size()) + " towers' pictures", std::to_string(pixels.size())};
     std::size_t column = 0;
     for (std::size_t i = 0; i < towers.size(); ++i) {
-        towers[i].forward(be, ws, pixels[i], features.cols(column, towers[i].d_model()));
+        towers[i].forward(be, ws, pixels[i], features.cols(column, towers[i].d_model()), keep.at("towers", i));
         column += towers[i].d_model();
     }
     expect("fuse_towers", "features", {any, column}, features);

@@ -3,7 +3,7 @@
 //     const ArenaLayout layout = arena_layout(model, [](std::string_view name) { return name.starts_with("projector."); });
 //     Arena<B> theta{be, layout}, gradients{be, layout};
 //     theta.adopt(be, model);               // the parameters move into the arena: what is written there, the model reads
-//     auto grads = unbound_like(model);     // the same modules without values
+//     auto grads = unbound_twin<B>(model);  // the same modules without values
 //     gradients.bind(grads);                // leaves of parts that are not trained stay without a place
 #pragma once
 
@@ -54,16 +54,6 @@ ArenaLayout arena_layout(const M& module, Pick&& trained) {
         layout.size += (param.size() + 15) / 16 * 16;
     });
     return layout;
-}
-
-/// A module of the same template and configuration whose parameters have no values. Models with a member or function
-/// `config`, or whose default constructor makes the same composition.
-// Unconstrained: Clang 14 crashes on `template <Backend> class M`.
-template <template <class> class M, class B>
-M<B> unbound_like(const M<B>& model) {
-    if constexpr (requires { M<B>{model.config()}; }) return M<B>{model.config()};
-    else if constexpr (requires { M<B>{model.config}; }) return M<B>{model.config};
-    else return M<B>{};
 }
 
 namespace detail {

@@ -83,13 +83,9 @@ double training_pass(B& be, Workspace<B>& ws, const Prismatic<B>& m, const Train
     Mat<B> soft, d_soft;
     if (n_pictures) {
         if (!ready) {
-            Mat<B>      features = ws.mat(n_pictures * n_patches, d_vision);
-            std::size_t column = 0;
-            for (std::size_t i = 0; i < m.towers.size(); column += m.towers[i++].d_model()) {  // as fuse_towers does
-                const Mat<B> own = features.cols(column, m.towers[i].d_model());
-                if (towers) m.towers[i].forward(be, ws, batch.pixels[i], own, kept.at("towers", i));
-                else m.towers[i].forward(be, ws, batch.pixels[i], own);
-            }
+            Mat<B> features = ws.mat(n_pictures * n_patches, d_vision);
+            if (towers) fuse_towers<B>(be, ws, m.towers, batch.pixels, features, kept);
+            else fuse_towers<B>(be, ws, m.towers, batch.pixels, features);
             seen = features;
         }
         soft = ws.mat(n_pictures * n_patches, m.llm.d_model());

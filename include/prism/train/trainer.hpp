@@ -67,7 +67,7 @@ class Trainer {
 public:
     Trainer(B& be, Model<B>& model, Stage stage, TrainerOptions options = {}, Sharing<B> sharing = {})
         : be_(&be), model_(&model), stage_(stage), options_(options),
-          optimizer_(be, layout(model, stage, options.lora), options.optimizer, std::move(sharing)), grads_(unbound_like(model)), tape_(options.tape),
+          optimizer_(be, layout(model, stage, options.lora), options.optimizer, std::move(sharing)), grads_(unbound_twin<B>(model)), tape_(options.tape),
           adapters_(be, adopted(), optimizer_.parameters(), optimizer_.gradients(), tape_, options.lora), ws_(be, 0), twin_(dry_twin(model)),
           twin_grads_(dry_twin(model)), twin_arena_(dry_, optimizer_.layout()), dry_tape_(options.tape),
           dry_adapters_(dry_, twin_, twin_arena_, twin_arena_, dry_tape_, options.lora) {

@@ -7,14 +7,20 @@
 
 namespace prism {
 
-/// The model of the same template and configuration on `Dry`. A model has a member or function `config`, or its default
-/// constructor makes the same composition.
+/// The model of the same template and configuration on another backend, or on the same one, without values. A model has a
+/// member or function `config`, or its default constructor makes the same composition.
 // Unconstrained: Clang 14 crashes on `template <Backend> class M`.
+template <class To, template <class> class M, class B>
+M<To> unbound_twin(const M<B>& model) {
+    if constexpr (requires { M<To>{model.config()}; }) return M<To>{model.config()};
+    else if constexpr (requires { M<To>{model.config}; }) return M<To>{model.config};
+    else return M<To>{};
+}
+
+/// The same on `Dry`.
 template <template <class> class M, class B>
 M<Dry> dry_twin(const M<B>& model) {
-    if constexpr (requires { M<Dry>{model.config()}; }) return M<Dry>{model.config()};
-    else if constexpr (requires { M<Dry>{model.config}; }) return M<Dry>{model.config};
-    else return M<Dry>{};
+    return unbound_twin<Dry>(model);
 }
 
 /// The dry views of shapes like these.

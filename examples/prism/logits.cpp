@@ -45,7 +45,7 @@ void score(const Common& common, const Logits& args, Cpu& cpu, const Model& open
     std::vector<ImageTransform> transforms;
     if constexpr (SeeingModel<M, Cpu>) {
         if (image) n_soft = model.n_soft_tokens();
-        for (const auto& t : model.config.towers) transforms.push_back(t.transform);
+        transforms = model.transforms();
     } else if (image) {
         throw LoadError{opened.folder.string(), "is a language model alone and reads no pictures"};
     }

@@ -56,9 +56,8 @@ void run(const Common& common, const Train& args) {
         const auto  first = first_checkpoint(config, i, before);
         RunFolder   folder{config.run_root_dir, config.id_of(stage), metrics_name(stage) + "/Step", config.keep_checkpoints};
         auto        base = base_model(cpu, config);
-        LlavaOptions options{.format = prompt_builder_for(config.llm_backbone_id).format(), .transforms = {}, .max_tokens = config.llm_max_length,
+        LlavaOptions options{.format = prompt_builder_for(config.llm_backbone_id).format(), .transforms = base.model.transforms(), .max_tokens = config.llm_max_length,
                              .captions = stage == Stage::align, .bad = config.bad_examples};
-        for (const TowerConfig& tower : base.model.config.towers) options.transforms.push_back(tower.transform);
         const LlavaExamples examples{config.data(stage)[0], config.data(stage)[1], *base.tokenizer, std::move(options)};
         if (examples.file().n_skipped() > 0)
             note(common, std::to_string(examples.file().n_skipped()) + " examples are left out; the first: " + examples.file().skipped().front().what());

@@ -24,7 +24,6 @@
 #include <filesystem>
 #include <iostream>
 #include <string>
-#include <vector>
 
 namespace {
 
@@ -58,9 +57,7 @@ void measure(Cpu& cpu, const P& model, const Options& o) {
 void train(Cpu& cpu, const Options& o) {
     auto                        model = shapes::fresh_model(cpu, o.seed);
     const Stage                 stage = Stage::full_finetune;
-    std::vector<ImageTransform> transforms;
-    for (const TowerConfig& tower : model.model.config.towers) transforms.push_back(tower.transform);
-    const shapes::WorldExamples examples{{.seed = 0}, shapes::Split::train, o.rows, {.format = prompt_builder_for(shapes::prompt_style).format(), .transforms = transforms, .max_tokens = 512}};
+    const shapes::WorldExamples examples{{.seed = 0}, shapes::Split::train, o.rows, {.format = prompt_builder_for(shapes::prompt_style).format(), .transforms = model.model.transforms(), .max_tokens = 512}};
     const StagePlan             plan{.stage = stage,
                                      .settings = {.epochs = o.epochs, .global_batch_size = o.batch, .per_device_batch_size = o.batch, .learning_rate = o.rate, .weight_decay = 0.05},
                                      .seed = o.seed, .checkpoint_every = 500,

@@ -77,10 +77,8 @@ struct Answer {
 template <Backend B>
 ChatParts chat_parts(const Pretrained<B>& p, std::size_t max_tokens) {
     if (!p.tokenizer) throw LoadError{p.model.config.model_id, "has no tokenizer: its folder needs tokenizer.json, tokenizer.model or vocab.json with merges.txt"};
-    ChatParts parts{.tokenizer = *p.tokenizer, .prompts = p.prompts(), .transforms = {}, .max_tokens = max_tokens,
-                    .llm_max_length = p.model.config.llm_max_length, .image_token = p.image_token};
-    for (const auto& t : p.model.config.towers) parts.transforms.push_back(t.transform);
-    return parts;
+    return {.tokenizer = *p.tokenizer, .prompts = p.prompts(), .transforms = p.model.transforms(), .max_tokens = max_tokens,
+            .llm_max_length = p.model.config.llm_max_length, .image_token = p.image_token};
 }
 
 /// A conversation about a picture. The picture is encoded once; of each prompt only what is new is read. Not for several

@@ -92,6 +92,12 @@ struct Prismatic {
         }
     }
 
+    /// How a picture is prepared for each tower.
+    std::vector<ImageTransform> transforms() const {
+        std::vector<ImageTransform> all;
+        for (const TowerConfig& t : config.towers) all.push_back(t.transform);
+        return all;
+    }
     /// Rows that a picture takes in the language model's input.
     std::size_t n_soft_tokens() const { return config.n_patches(); }
 

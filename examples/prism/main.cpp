@@ -173,7 +173,7 @@ int main(int argc, char** argv) {
 
     Train train;
     c = add(app, common, train, work, "train", "A training run, or the rest of one that was stopped or killed", "prism train config.json");
-    c->add_option("config", train.config, "Configuration, JSON with the keys of Prismatic's config.json; include/prism/train/run/README.md lists them")->required();
+    c->add_option("config", train.config, "Configuration, JSON with the keys of Prismatic's config.json, and prism.lora_rank for adapters; include/prism/train/run/README.md lists them")->required();
 
     Bench bench;
     c = add(app, common, bench, work, "bench", "Time parts of models on random weights, beside the limits of this machine",

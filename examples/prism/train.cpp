@@ -56,6 +56,8 @@ void run(const Common& common, const Train& args) {
         const auto  first = first_checkpoint(config, i, before);
         RunFolder   folder{config.run_root_dir, config.id_of(stage), metrics_name(stage) + "/Step", config.keep_checkpoints};
         auto        base = base_model(cpu, config);
+        if (first) start_from(cpu, base.model, *first);
+        LowRankAdapters<Cpu>::with_slots({}, base.model, config.lora);  // an unknown target is said before the stages without adapters
         LlavaOptions options{.format = prompt_builder_for(config.llm_backbone_id).format(), .transforms = base.model.transforms(), .max_tokens = config.llm_max_length,
                              .captions = stage == Stage::align, .bad = config.bad_examples};
         const LlavaExamples examples{config.data(stage)[0], config.data(stage)[1], *base.tokenizer, std::move(options)};
@@ -66,8 +68,7 @@ void run(const Common& common, const Train& args) {
         const bool     phi = std::holds_alternative<PhiConfig>(base.model.config.llm);
         PrismaticStage trainer{cpu, base.model, stage, {.optimizer = {.lr = settings.learning_rate, .weight_decay = settings.weight_decay,
                                                                       .decay = config.decay_by_shape ? Decay::by_shape : Decay::none, .max_grad_norm = settings.max_grad_norm},
-                                                        .tape = {.replay = config.recompute, .dropout = phi ? 0.1f : 0.0f}, .seed = config.seed}};
-        if (first) restore_parameters(trainer.parameters(), *first, true);
+                                                        .tape = {.replay = config.recompute, .dropout = phi ? 0.1f : 0.0f}, .lora = config.adapters(stage), .seed = config.seed}};
 
         Watched          watched;
         const StageHooks hooks{
@@ -90,6 +91,7 @@ void run(const Common& common, const Train& args) {
                              .loader = {.threads = config.loader_threads, .ahead = config.batches_ahead, .bad = config.bad_examples}, .identity = config.identity_of(stage)};
         result = train_stage(trainer, examples, plan, folder, hooks);
         watched.bar.reset();
+        if (result.finished) trainer.finish(cpu, folder, config.llm_dir);
         steps += result.steps, before = folder.latest();
         char text[160];
         std::snprintf(text, sizeof text, ": %zu steps, loss %.4f; waited %.1f s for data, in %llu of %llu batches; %llu examples left out", result.steps, result.loss,

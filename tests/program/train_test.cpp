@@ -54,6 +54,11 @@ struct World {
     fs::path                 folder(const std::string& stage) const { return fs::path(config["run_root_dir"].get<std::string>()) / ("tiny+stage-" + stage + "+x7"); }
 };
 
+void expect_answer(const fs::path& model) {
+    const Ran asked = run({"ask", "--model", model.string(), "--image", (fs::path(PRISM_TEST_DATA) / "images/rgb8.png").string(), "--prompt", "What is it?", "--max-new-tokens", "3", "--json"});
+    CHECK_MESSAGE(asked.status == 0, asked.err);
+}
+
 }  // namespace
 
 TEST_CASE("program/train: two stages, and a folder that can be asked") {
@@ -70,15 +75,15 @@ TEST_CASE("program/train: two stages, and a folder that can be asked") {
     const Json first = parse_json(text.substr(0, text.find('\n')), "first"), last = parse_json(text.substr(text.rfind('\n', text.size() - 2) + 1), "last");
     CHECK(last["Finetune/Loss (Raw)"].get<double>() < 0.8 * first["Finetune/Loss (Raw)"].get<double>());
     CHECK(fs::exists(world.folder("finetune") / "loss.png"));
-    const Ran asked = run({"ask", "--model", world.folder("finetune").string(), "--image", (fs::path(PRISM_TEST_DATA) / "images/rgb8.png").string(), "--prompt", "What is it?", "--max-new-tokens", "3", "--json"});
-    CHECK_MESSAGE(asked.status == 0, asked.err);
-
+    expect_answer(world.folder("finetune"));
     const Ran again = run(command);  // all is done
     CHECK(again.json()["steps"] == 14);
 }
 
-TEST_CASE("program/train: killed at random moments, and on other threads, it ends with the same bytes") {
-    const World whole;
+namespace {
+
+/// Kills a run at random moments until it ends, and compares `files` of the folders of `stages` with those of an unbroken one.
+void expect_same_when_killed(const World& whole, std::initializer_list<const char*> stages, std::initializer_list<const char*> files) {
     REQUIRE(run(whole.command()).status == 0);
     const char*  asked = std::getenv("PRISM_KILLS");
     const int    kills = asked ? std::atoi(asked) : 4;
@@ -97,9 +102,21 @@ TEST_CASE("program/train: killed at random moments, and on other threads, it end
         if (killed < kills) fs::remove_all(broken.scratch.path("other"));  // it got through; once more
         else break;
     }
-    for (const char* stage : {"align", "finetune"})
-        for (const char* name : {"checkpoints/latest-checkpoint.pt", "resume.bundle"})
-            CHECK(read_file(whole.folder(stage) / name) == read_file(broken.folder(stage) / name));
+    for (const char* stage : stages)
+        for (const char* name : files) CHECK_MESSAGE(read_file(whole.folder(stage) / name) == read_file(broken.folder(stage) / name), name);
+}
+
+}  // namespace
+
+TEST_CASE("program/train: killed at random moments, and on other threads, it ends with the same bytes") {
+    expect_same_when_killed(World{}, {"align", "finetune"}, {"checkpoints/latest-checkpoint.pt", "resume.bundle"});
+}
+
+TEST_CASE("program/train: adapters as well, and in the end they are merged") {
+    World world;
+    world.config["prism"].update({{"lora_rank", 4}, {"lora_target_modules", {"q_proj", "v_proj"}}});
+    expect_same_when_killed(world, {"finetune+lora-r4"}, {"checkpoints/latest-checkpoint.pt", "resume.bundle", "adapter_model.safetensors", "adapter_config.json"});
+    expect_answer(world.folder("finetune+lora-r4"));
 }
 
 TEST_CASE("program/train: what is wrong is said in a line") {
@@ -121,6 +138,8 @@ TEST_CASE("program/train: what is wrong is said in a line") {
     refused("none.json");
     world.config = good, world.config["dataset"]["align_stage_components"][1] = "/nowhere";
     refused("'image' cannot be used");
+    world.config = good, world.config["prism"].update({{"lora_rank", 4}, {"lora_target_modules", {"query"}}});
+    refused("'lora_target_modules' is query; allowed: 'q_proj', ");
     CHECK(run({"train"}).status == 2);
     CHECK(run({"train", "config.json", "--weights", "q8"}).status == 2);
 }

@@ -134,6 +134,9 @@ TEST_CASE("train/run: a configuration has Prismatic's keys and values") {
     CHECK(tiny.align.learning_rate == 1e-3);
     CHECK(tiny.finetune.weight_decay == 0.1);
     CHECK(tiny.id_of(Stage::align) == "mine+tiny+stage-align+x7");
+    Json null_prism = tiny_config();
+    null_prism["prism"] = nullptr;
+    CHECK(of(null_prism).identity_of(Stage::align) == tiny.identity_of(Stage::align));
 
     const auto known = of({{"model", {{"type", "prism-dinosiglip+7b"}, {"model_id", "prism-dinosiglip+7b"}, {"finetune_max_steps", nullptr}, {"finetune_train_strategy", "fsdp-full-shard"}}},
                            {"dataset", {{"type", "llava-lvis4v-lrv"}}}, {"stage", "finetune"}, {"hf_token", ".hf_token"}, {"trackers", {"jsonl"}}});
@@ -153,6 +156,33 @@ TEST_CASE("train/run: a configuration has Prismatic's keys and values") {
     CHECK(refused([](Json& j) { j["dataset"].erase("align_stage_components"); }).starts_with("dataset.align_stage_components | "));
     CHECK(refused([](Json& j) { j["run_id"] = "x"; }).starts_with("run_id"));
     CHECK(refused([](Json& j) { j["stage"] = "align", j["run_id"] = "../x"; }).starts_with("run_id"));
+
+    const auto adapters = [](const Json& keys) {
+        return [keys](Json& j) { j["prism"] = keys; };
+    };
+    Json lora = tiny_config();
+    lora["prism"] = {{"lora_rank", 32}, {"lora_dropout", 0.0}};
+    const auto with = of(lora);
+    CHECK(with.lora.rank == 32);
+    CHECK(with.lora.alpha == 16);
+    CHECK(with.lora.targets.empty());
+    CHECK(with.adapters(Stage::align).rank == 0);
+    CHECK(with.id_of(Stage::align) == tiny.id_of(Stage::align));
+    CHECK(with.id_of(Stage::finetune) == "mine+tiny+stage-finetune+lora-r32+x7");
+    CHECK_FALSE(with.identity_of(Stage::align)["prism"].contains("lora_rank"));
+    lora["prism"].update({{"lora_alpha", 16}, {"lora_target_modules", "all-linear"}});  // as if they were not there
+    CHECK(of(lora).identity_of(Stage::finetune) == with.identity_of(Stage::finetune));
+    lora["prism"]["lora_target_modules"] = {"q_proj", "v_proj"};
+    CHECK(of(lora).lora.targets.size() == 2);
+    CHECK(of(of(lora).json_of(Stage::finetune)).lora.targets == of(lora).lora.targets);
+    CHECK(refused(adapters({{"lora_alpha", 16}})) == "prism.lora_alpha | 16 | nothing without a lora_rank");
+    CHECK(refused(adapters({{"lora_rank", 0}, {"lora_target_modules", "all-linear"}})).starts_with("prism.lora_target_modules | "));
+    CHECK(refused(adapters({{"lora_rank", -1}})).starts_with("prism.lora_rank | -1 | an integer from 0"));
+    CHECK(refused(adapters({{"lora_rank", 4}, {"lora_alpha", 0}})).starts_with("prism.lora_alpha | 0"));
+    CHECK(refused(adapters({{"lora_rank", 4}, {"lora_dropout", 0.1}})) == "prism.lora_dropout | 0.1 | 0: adapters are merged while they are trained");
+    CHECK(refused(adapters({{"lora_rank", 4}, {"lora_target_modules", Json::array()}})).starts_with("prism.lora_target_modules | []"));
+    CHECK(refused([](Json& j) { j["stage"] = "align", j["prism"] = {{"lora_rank", 4}}; }) == "prism.lora_rank | 4 | 0 for align, which trains no language model");
+
     CHECK(refused([](Json& j) { j["model"].erase("model_id"); }) == "model.model_id |  | a string");
 }
 
@@ -209,13 +239,11 @@ TEST_CASE("train/run: a stage leaves Prismatic's folder, and its metrics") {
     CHECK(tensors[1].name == "model.llm_backbone.llm.bias");
     CHECK(to_floats(tensors[0]) == toy.w);
 
-    Toy projector_only;  // the next stage starts from a part of this one
-    projector_only.b[0] = 9;
-    restore_parameters({{"projector.projector.0.weight", {2, 4}, projector_only.w}, {"vision_backbone.x", {1}, projector_only.b}}, folder.latest(), true);
-    CHECK(projector_only.w == toy.w);
-    CHECK(projector_only.b[0] == 9);
-    CHECK_THROWS_AS(restore_parameters({{"vision_backbone.x", {1}, projector_only.b}}, folder.latest(), true), LoadError);
-    CHECK_THROWS_AS(restore_parameters({{"projector.projector.0.weight", {8}, projector_only.w}}, folder.latest()), LoadError);
+    Toy other;
+    restore_parameters({{"projector.projector.0.weight", {2, 4}, other.w}}, folder.latest());
+    CHECK(other.w == toy.w);
+    CHECK_THROWS_AS(restore_parameters({{"vision_backbone.x", {1}, other.b}}, folder.latest()), LoadError);
+    CHECK_THROWS_AS(restore_parameters({{"projector.projector.0.weight", {8}, other.w}}, folder.latest()), LoadError);
 }
 
 TEST_CASE("train/run: a cap on steps ends a stage in the middle of an epoch, or takes more epochs") {

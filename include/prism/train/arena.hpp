@@ -99,10 +99,10 @@ public:
     void bind(M& module) const {
         each(module, [&](const Slot& slot, auto& param) { param.take({data(slot.offset), buffer_}, Dtype::f32); });
     }
-    /// The same, with the values that the module has, whatever their format.
+    /// The values that the module has, whatever their format.
     template <class M>
-    void adopt(B& be, M& module) const {
-        each(module, [&](const Slot& slot, auto& param) {
+    void copy(B& be, const M& module) const {
+        each(module, [&](const Slot& slot, const auto& param) {
             if constexpr (requires { param.rows(); }) {
                 detail::decode<B>(be, param, {data(slot.offset), {param.rows(), param.cols()}});
             } else {
@@ -110,6 +110,11 @@ public:
             }
         });
         be.wait();
+    }
+    /// Both: the values move here.
+    template <class M>
+    void adopt(B& be, M& module) const {
+        copy(be, module);
         bind(module);
     }
 

@@ -7,8 +7,11 @@
 // and B alone.
 #pragma once
 
+#include "prism/core/error.hpp"
+#include "prism/io/config.hpp"
 #include "prism/model/random.hpp"
 #include "prism/train/arena.hpp"
+#include "prism/train/stage.hpp"
 #include "prism/train/tape.hpp"
 
 #include <algorithm>
@@ -22,17 +25,12 @@
 
 namespace prism {
 
-struct LoraOptions {
-    std::size_t   rank = 0;  // 0: no adapters
-    double        alpha = 16;
-    std::uint64_t seed = 0;  // of A, which is uniform within 1 / sqrt(d_in); B is 0 at first
-};
-
-/// The adapters of the linear layers of a decoder's blocks ("all-linear" of PEFT).
+/// The adapters of linear layers of a decoder's blocks.
 template <TrainingBackend B>
 class LowRankAdapters {
 public:
     /// Slots for A and B of every adapted matrix behind those of `layout`, under PEFT's names ("...q_proj.lora_A.weight").
+    /// Throws ConfigError for a target that no block has.
     template <class M>
     static ArenaLayout with_slots(ArenaLayout layout, const M& model, const LoraOptions& options) {
         const auto add = [&](std::string name, std::vector<std::size_t> shape) {
@@ -40,11 +38,17 @@ public:
             layout.slots.push_back({std::move(name), std::move(shape), layout.size, size});
             layout.size += (size + 15) / 16 * 16;
         };
+        std::vector<std::string> known;
         visit(model, [&](const std::string& path, const auto& param) {
-            if (!options.rank || !adapts(path, param)) return;
+            if (!options.rank || !in_block(path, param)) return;
+            const std::string name{module_name(path)};
+            if (std::ranges::find(known, name) == known.end()) known.push_back(name);
+            if (!options.targets.empty() && std::ranges::find(options.targets, name) == options.targets.end()) return;
             add(with_letter(path, "A"), {options.rank, param.shape()[1]});
             add(with_letter(path, "B"), {param.shape()[0], options.rank});
         });
+        for (const std::string& target : options.targets)
+            if (options.rank && std::ranges::find(known, target) == known.end()) throw ConfigError{"lora_target_modules", target, ConfigReader::one_of(known)};
         return layout;
     }
 
@@ -91,8 +95,10 @@ public:
         }
     }
 
-    /// Memory of the merged matrices.
-    std::size_t bytes() const { return merged_.layout().size * sizeof(float); }
+    /// The adapted matrices of the model, W + alpha / rank B A, under their own names.
+    const Arena<B>& merged() const { return merged_; }
+    /// Their memory, and that of merging.
+    std::size_t bytes() const { return (merged_.layout().size + factor_.layout().size + scratch_.layout().size) * sizeof(float); }
 
 private:
     struct Base {
@@ -101,8 +107,13 @@ private:
     };
 
     template <class P>
-    static bool adapts(std::string_view path, const P& param) {
+    static bool in_block(std::string_view path, const P& param) {
         return requires { param.rows(); } && param.shape().size() == 2 && path.find("model.layers.") != path.npos;
+    }
+    /// "q_proj" of "....q_proj.weight"
+    static std::string_view module_name(std::string_view path) {
+        path = path.substr(0, path.rfind('.'));
+        return path.substr(path.rfind('.') + 1);
     }
     /// "q_proj.weight" to "q_proj.lora_A.weight"
     static std::string with_letter(std::string_view path, const char* letter) {

@@ -5,8 +5,10 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace prism {
 
@@ -28,5 +30,19 @@ struct TrainedParts {
 };
 
 constexpr TrainedParts parts_of(Stage stage) { return {stage == Stage::full_finetune, true, stage != Stage::align}; }
+
+/// Whether the part that this parameter belongs to (the path of visit) is trained, and so is in the stage's checkpoints.
+constexpr bool in_trained_part(Stage stage, std::string_view name) {
+    const TrainedParts parts = parts_of(stage);
+    return name.starts_with("projector.") ? parts.projector : name.starts_with("vision_backbone.") ? parts.towers : parts.llm;
+}
+
+/// Low-rank adapters in place of the language model's parameters: see low_rank.hpp.
+struct LoraOptions {
+    std::size_t              rank = 0;  // 0: no adapters
+    double                   alpha = 16;
+    std::uint64_t            seed = 0;   // of A, which is uniform within 1 / sqrt(d_in); B is 0 at first
+    std::vector<std::string> targets{};  // names of linear layers of a block, "q_proj"; none: all of them
+};
 
 }  // namespace prism

@@ -35,10 +35,9 @@ struct TrainerOptions {
 /// block, the last norm, the pooling head) has no gradient and is never updated.
 template <Backend B>
 bool trained_in(Stage stage, const Prismatic<B>& m, std::string_view name) {
-    const TrainedParts         parts = parts_of(stage);
     constexpr std::string_view towers = "vision_backbone.";
-    if (!name.starts_with(towers)) return name.starts_with("projector.") ? parts.projector : parts.llm;
-    if (!parts.towers) return false;
+    if (!in_trained_part(stage, name)) return false;
+    if (!name.starts_with(towers)) return true;
     name.remove_prefix(towers.size());
     std::size_t i = 0;
     const auto  end = std::from_chars(name.data(), name.data() + name.size(), i).ptr;
@@ -122,6 +121,7 @@ public:
     Optimizer<B>&       optimizer() { return optimizer_; }
     const Optimizer<B>& optimizer() const { return optimizer_; }
     Stage               stage() const { return stage_; }
+    const LowRankAdapters<B>& adapters() const { return adapters_; }
     const TrainerOptions& options() const { return options_; }
     Model<B>&           model() { return *model_; }
 

@@ -12,8 +12,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <filesystem>
 #include <memory>
 #include <numbers>
+#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -78,6 +80,25 @@ Pretrained<B> base_model(B& be, const TrainConfig& config) {
     loading.finish();
     initialise(be, base.model.projector);
     return base;
+}
+
+/// Gives a model the parts that a checkpoint of Prismatic has: the projector of an alignment, or all of a run. Throws
+/// LoadError for one that has no part of the model, or another's; the model is then unchanged.
+template <Backend B>
+void start_from(B& be, Prismatic<B>& model, const std::filesystem::path& checkpoint) {
+    const Checkpoint file = Checkpoint::open(checkpoint).below("model");
+    Loading<B>       loading{be};
+    bool             found = false;
+    const auto       give = [&](const std::string& name, auto&& add) {
+        if (const Checkpoint tensors = file.below(name); !tensors.tensors().empty()) add(tensors), found = true;
+    };
+    for (std::size_t i = 0; i < model.towers.size(); ++i)
+        give("vision_backbone." + (model.towers.size() > 1 ? model.config.towers[i].key + "_" : "") + "featurizer",
+             [&](const Checkpoint& tensors) { add_tower(loading, model.towers[i], tensors); });
+    give("projector.projector", [&](const Checkpoint& tensors) { loading.add(model.projector, tensors); });
+    give("llm_backbone.llm", [&](const Checkpoint& tensors) { add_language_model(loading, model.llm, tensors); });
+    if (!found) throw LoadError{checkpoint.string(), "is no checkpoint of this model: it has none of its parts"};
+    loading.finish();
 }
 
 /// Links in a run's folder to the parts that its checkpoints lack, so that from_pretrained opens it as it stands.

@@ -4,14 +4,21 @@
 //     prism::train_stage(stage, examples, plan, folder);
 #pragma once
 
+#include "prism/io/file.hpp"
+#include "prism/io/json.hpp"
+#include "prism/io/safetensors.hpp"
+#include "prism/io/torch_writer.hpp"
 #include "prism/train/data/batch.hpp"
 #include "prism/train/run/train_run.hpp"
 #include "prism/train/trainer.hpp"
 
-#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <initializer_list>
+#include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,7 +33,7 @@ class PrismaticStage {
 public:
     PrismaticStage(B& be, Prismatic<B>& model, Stage stage, const TrainerOptions& options, Sharing<B> sharing = {})
         : model_(&model), trainer_(be, model, stage, options, std::move(sharing)), rest_(be, arena_layout(model, [&](std::string_view name) {
-              return saved_in(stage, name) && !trained_in(stage, model, name);
+              return in_trained_part(stage, name) && !trained_in(stage, model, name);
           })) {
         rest_.adopt(be, model);
     }
@@ -46,15 +53,13 @@ public:
     }
     double step(double rate) { return trainer_.step(rate).grad_norm; }
     void   clear_gradients() { trainer_.drop_gradients(); }
-    void   set_steps(std::uint64_t n) { trainer_.optimizer().set_steps(n); }
+    void   set_steps(std::uint64_t n) { trainer_.optimizer().set_steps(n), trainer_.restored(); }
 
     /// All of the parts that the stage trains, as a checkpoint of Prismatic has them: also what of a tower is never reached.
+    /// With adapters, they alone stand for the language model.
     std::vector<NamedSpan> parameters() {
-        std::vector<NamedSpan> all;
-        visit(*model_, [&](const std::string& path, const auto&) {
-            for (const Arena<B>* arena : std::array<const Arena<B>*, 2>{&trainer_.optimizer().parameters(), &rest_})
-                if (const Slot* slot = arena->layout().find(path)) all.push_back({file_name(path), slot->shape, {arena->values(*slot).data(), slot->size}});
-        });
+        std::vector<NamedSpan> all = named({&trainer_.optimizer().parameters(), &rest_});
+        for (NamedSpan& adapter : adapters()) all.push_back(std::move(adapter));
         return all;
     }
     std::vector<NamedSpan> moments() {
@@ -62,12 +67,55 @@ public:
         return {span("m", trainer_.optimizer().m()), span("v", trainer_.optimizer().v())};
     }
 
+    /// What a stage with adapters leaves when it is finished; other stages leave no more than their checkpoints.
+    ///     checkpoints/latest-checkpoint.pt                  an ordinary checkpoint, the adapters merged into the language model
+    ///     adapter_model.safetensors, adapter_config.json    the adapters alone, as PEFT has them, for the model in `base`
+    /// Throws LoadError when the disk fails. Source: huggingface/peft, utils/save_and_load.py, tuners/lora/config.py.
+    void finish(B& be, const RunFolder& folder, const std::filesystem::path& base) {
+        const LoraOptions& lora = trainer_.options().lora;
+        if (!lora.rank) return;
+        const Arena<B>& merged = trainer_.adapters().merged();
+        const Arena<B>  frozen{be, arena_layout(*model_, [&](std::string_view name) { return name.starts_with(language_model) && !merged.layout().find(name); })};
+        frozen.copy(be, *model_);
+        write_torch(folder.latest(), {{"model", detail::model_dict(named({&trainer_.optimizer().parameters(), &rest_, &merged, &frozen}))}});
+
+        std::vector<TensorData> tensors;
+        std::set<std::string>   targets;
+        for (const NamedSpan& adapter : adapters()) {
+            const std::string name = adapter.name.substr(language_model.size());
+            tensors.push_back({.name = "base_model.model." + name, .dtype = Dtype::f32, .shape = adapter.shape, .bytes = std::as_bytes(adapter.values)});
+            const std::string module = name.substr(0, name.find(".lora_"));
+            targets.insert(module.substr(module.rfind('.') + 1));
+        }
+        write_safetensors(folder.path() / "adapter_model.safetensors", tensors, {{"format", "pt"}});
+        NewFile config{folder.path() / "adapter_config.json"};
+        config.write(Json{{"peft_type", "LORA"}, {"task_type", "CAUSAL_LM"}, {"base_model_name_or_path", base.string()}, {"r", lora.rank}, {"lora_alpha", lora.alpha},
+                          {"lora_dropout", 0.0}, {"target_modules", targets}, {"bias", "none"}, {"fan_in_fan_out", false}, {"inference_mode", true}}
+                         .dump(2) + "\n");
+        config.commit();
+    }
+
     Trainer<B>& trainer() { return trainer_; }
 
 private:
-    static bool saved_in(Stage stage, std::string_view name) {
-        const TrainedParts parts = parts_of(stage);
-        return name.starts_with("projector.") ? parts.projector : name.starts_with("vision_backbone.") ? parts.towers : parts.llm;
+    static constexpr std::string_view language_model = "llm_backbone.llm.";
+
+    static NamedSpan span_of(const Arena<B>& arena, const Slot& slot, std::string name) { return {std::move(name), slot.shape, {arena.values(slot).data(), slot.size}}; }
+    /// The parameters of the model that lie in one of these arenas, under the names of files.
+    std::vector<NamedSpan> named(std::initializer_list<const Arena<B>*> arenas) const {
+        std::vector<NamedSpan> all;
+        visit(*model_, [&](const std::string& path, const auto&) {
+            for (const Arena<B>* arena : arenas)
+                if (const Slot* slot = arena->layout().find(path)) all.push_back(span_of(*arena, *slot, file_name(path)));
+        });
+        return all;
+    }
+    std::vector<NamedSpan> adapters() const {
+        std::vector<NamedSpan> all;
+        const Arena<B>&        arena = trainer_.optimizer().parameters();
+        for (const Slot& slot : arena.layout().slots)
+            if (slot.name.find(".lora_") != slot.name.npos) all.push_back(span_of(arena, slot, slot.name));
+        return all;
     }
     /// "vision_backbone.1.norm.bias" of the model is "vision_backbone.siglip_featurizer.norm.bias" in a file.
     std::string file_name(const std::string& path) const {

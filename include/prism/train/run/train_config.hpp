@@ -66,6 +66,7 @@ struct TrainConfig {
 
     // prism's own
     std::filesystem::path vision_dir, llm_dir;            // where the towers and the language model come from
+    LoraOptions           lora{};                         // adapters, in the stages that train the language model
     bool                  recompute = true;               // blocks run again in backward: less memory, the same bits
     bool                  decay_by_shape = true;          // matrices decay; otherwise nothing does
     std::size_t           checkpoint_every = 0;           // optimiser steps; 0: at the end of epochs only
@@ -74,11 +75,13 @@ struct TrainConfig {
     BadExamples           bad_examples = BadExamples::refuse;
 
     const StageSettings& settings(Stage stage) const { return stage == Stage::align ? align : finetune; }
+    LoraOptions          adapters(Stage stage) const { return stage == Stage::align ? LoraOptions{} : lora; }
     const auto&          data(Stage stage) const { return stage == Stage::align ? align_data : finetune_data; }
-    /// "llava-lrv+prism-clip+7b+stage-finetune+x7"; LLaVA-1.5's own mixture is not named.
+    /// "llava-lrv+prism-clip+7b+stage-finetune+x7", "...+stage-finetune+lora-r32+x7"; LLaVA-1.5's own mixture is not named.
     std::string id_of(Stage stage) const {
         if (run_id) return *run_id;
-        return (dataset_id == "llava-v15" || dataset_id.empty() ? "" : dataset_id + "+") + model_id + "+stage-" + std::string(to_string(stage)) + "+x" + std::to_string(seed);
+        return (dataset_id == "llava-v15" || dataset_id.empty() ? "" : dataset_id + "+") + model_id + "+stage-" + std::string(to_string(stage)) +
+               (adapters(stage).rank ? "+lora-r" + std::to_string(lora.rank) : "") + "+x" + std::to_string(seed);
     }
 
     /// The whole configuration of one stage, as its run folder keeps it.
@@ -95,6 +98,9 @@ struct TrainConfig {
         model[name + "warmup_ratio"] = s.warmup_ratio, model[name + "lr_scheduler_type"] = s.cosine ? "linear-warmup+cosine-decay" : "constant";
         all["dataset"][stage == Stage::align ? "align_stage_components" : "finetune_stage_components"] = {data(stage)[0].string(), data(stage)[1].string()};
         all["dataset"]["dataset_root_dir"] = "";
+        if (all.contains("prism"))
+            for (const char* key : {"lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"}) all["prism"].erase(key);
+        if (adapters(stage).rank) all["prism"].update({{"lora_rank", lora.rank}, {"lora_alpha", lora.alpha}, {"lora_target_modules", lora.targets.empty() ? Json("all-linear") : Json(lora.targets)}});
         all["stage"] = to_string(stage), all["run_id"] = id_of(stage), all["seed"] = seed;
         return all;
     }
@@ -155,10 +161,12 @@ inline TrainConfig TrainConfig::from(const ConfigReader& c) {
                                  "finetune_lr_scheduler_type", "finetune_warmup_ratio", "finetune_train_strategy", "enable_gradient_checkpointing",
                                  "enable_mixed_precision_training", "reduce_in_full_precision"});
     expect_keys(data, "dataset", {"type", "dataset_id", "align_stage_components", "finetune_stage_components", "dataset_root_dir"});
-    expect_keys(own, "prism", {"vision_dir", "llm_dir", "decay", "checkpoint_every", "keep_checkpoints", "loader_threads", "batches_ahead", "bad_examples"});
+    expect_keys(own, "prism", {"vision_dir", "llm_dir", "decay", "checkpoint_every", "keep_checkpoints", "loader_threads", "batches_ahead", "bad_examples", "lora_rank", "lora_alpha", "lora_dropout",
+                             "lora_target_modules"});
 
     TrainConfig t;
     t.json = c.json();
+    if (!c.has("prism")) t.json.erase("prism");  // it may be null
     t.model_id = model.text("model_id");
     const auto known = std::ranges::find(registry, t.model_id, &RegisteredModel::id);
     const auto of_model = [&](const char* key, std::string_view registered) {
@@ -216,6 +224,17 @@ inline TrainConfig TrainConfig::from(const ConfigReader& c) {
     t.seed = static_cast<std::uint64_t>(c.integer("seed", 0, 0xffffffff, 7));
 
     t.vision_dir = own.text("vision_dir", ""), t.llm_dir = own.text("llm_dir", "");
+    t.lora.rank = static_cast<std::size_t>(own.integer("lora_rank", 0, 1 << 16, 0)), t.lora.seed = t.seed;
+    for (const char* key : {"lora_alpha", "lora_dropout", "lora_target_modules"})
+        if (t.lora.rank == 0 && own.has(key)) own.refuse(key, "nothing without a lora_rank");
+    if (t.lora.rank > 0 && std::ranges::count(t.stages, Stage::align) == std::ssize(t.stages)) own.refuse("lora_rank", "0 for align, which trains no language model");
+    t.lora.alpha = own.real("lora_alpha", static_cast<double>(std::min<std::size_t>(t.lora.rank, 16)));
+    if (t.lora.rank > 0 && !(t.lora.alpha > 0)) own.refuse("lora_alpha", "a number above 0");
+    if (own.real("lora_dropout", 0) != 0) own.refuse("lora_dropout", "0: adapters are merged while they are trained");
+    if (own.has("lora_target_modules") && own.json().at("lora_target_modules") != "all-linear") {
+        t.lora.targets = own.texts("lora_target_modules");
+        if (t.lora.targets.empty()) own.refuse("lora_target_modules", "'all-linear', or at least one name");
+    }
     t.decay_by_shape = own.choice("decay", {"by-shape", "none"}, "by-shape") == "by-shape";
     const auto size = [&](const char* key, std::size_t least, std::size_t value, std::size_t most) {
         return static_cast<std::size_t>(own.integer(key, static_cast<std::int64_t>(least), static_cast<std::int64_t>(most), static_cast<std::int64_t>(value)));

@@ -197,21 +197,15 @@ inline TorchDict model_dict(const std::vector<NamedSpan>& parameters) {
 
 }  // namespace detail
 
-/// Gives parameters the values that a checkpoint has for them, all or, with `some`, those whose part it has at all: the
-/// projector of an alignment stage, say. Throws LoadError where a tensor is missing or has another shape, and for a checkpoint
-/// that has no part of the model.
-inline void restore_parameters(const std::vector<NamedSpan>& parameters, const std::filesystem::path& checkpoint, bool some = false) {
+/// Gives parameters the values that a checkpoint has for them. Throws LoadError where one is missing or has another shape.
+inline void restore_parameters(const std::vector<NamedSpan>& parameters, const std::filesystem::path& checkpoint) {
     const Checkpoint file = Checkpoint::open(checkpoint).below("model");
-    std::size_t      n_restored = 0;
     for (const NamedSpan& p : parameters) {
-        if (some && file.below(p.name.substr(0, p.name.find('.'))).tensors().empty()) continue;
         const TensorInfo* tensor = file.find(p.name);
         if (!tensor || tensor->shape != p.shape) throw LoadError{checkpoint.string(), "model." + p.name, to_string(p.shape), tensor ? to_string(tensor->shape) : "nothing"};
         const auto values = to_floats(*tensor);
         std::ranges::copy(values, p.values.begin());
-        ++n_restored;
     }
-    if (n_restored == 0) throw LoadError{checkpoint.string(), "is no checkpoint of this model: it has none of its parts"};
 }
 
 /// Trains a stage to its end, from the last checkpoint in `folder` if there is one. Throws TrainingError for a loss that is

@@ -1,0 +1,187 @@
+// A stage with adapters on disk: killed or not, what it leaves, and what that answers.
+#include "io/support.hpp"
+
+#include "prism/backend/cpu/training.hpp"
+#include "prism/model/pretrained.hpp"
+#include "prism/train/run/base_model.hpp"
+#include "prism/train/run/prismatic_stage.hpp"
+#include "support/arrays.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+using namespace prism;
+using namespace prism::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path small = fs::path(PRISM_TEST_DATA) / "reference/vlm/prism-dinosiglip+7b";
+
+/// Rows of made-up tokens; two of three have a picture of noise.
+struct Noise {
+    std::vector<ExampleSize>    all;
+    std::vector<ImageTransform> towers;
+
+    explicit Noise(const Prismatic<Cpu>& model) : towers(model.transforms()) {
+        for (std::size_t i = 0; i < 13; ++i) all.push_back({i % 3 != 2, i % 5 + 1});
+    }
+    std::span<const ExampleSize>    sizes() const { return all; }
+    std::span<const ImageTransform> transforms() const { return towers; }
+    std::string                     name(std::size_t i) const { return "row " + std::to_string(i); }
+    void                            read_picture(std::size_t i, PixelReader&, std::span<const TowerPixels> pixels) const {
+        for (const TowerPixels& tower : pixels) std::ranges::copy(normal(tower.out.size(), static_cast<unsigned>(i)), tower.out.data());
+    }
+    TokenRow tokens(std::size_t i) const {
+        TokenRow row;
+        for (std::size_t j = 0; j < i % 3 + 4; ++j) row.ids.push_back(static_cast<std::int32_t>((i * 7 + j * 3) % 40));
+        row.labels = row.ids;
+        row.labels[0] = ignored_label;
+        return row;
+    }
+};
+static_assert(ExampleSource<Noise>);
+
+/// The small model in a stage with adapters on two kinds of its layers.
+struct Adapted {
+    Cpu                 be;
+    Pretrained<Cpu>     base;
+    PrismaticStage<Cpu> stage;
+
+    explicit Adapted(std::size_t threads = 1)
+        : be{{.threads = threads}}, base(from_pretrained(be, small)),
+          stage(be, base.model, Stage::finetune, {.lora = {.rank = 3, .alpha = 6, .seed = 7, .targets = {"q_proj", "down_proj"}}}) {}
+
+    /// Trains up to that step, in a folder that can be opened afterwards.
+    void train(const fs::path& root, std::size_t until = std::numeric_limits<std::size_t>::max()) {
+        RunFolder       folder{root, "small", "Finetune/Step"};
+        const StagePlan plan{.settings = {.epochs = 2, .global_batch_size = 4, .per_device_batch_size = 2, .learning_rate = 1e-2}, .checkpoint_every = 2};
+        folder.describe(read_json(small / "config.json"), {});
+        for (const char* part : {"vision", "llm"})
+            if (!fs::exists(folder.path() / part)) fs::create_directory_symlink(small / part, folder.path() / part);
+        const Noise noise{base.model};
+        if (train_stage(stage, noise, plan, folder, {.on_step = [&](const StageProgress& p) { return p.step < until; }}).finished) stage.finish(be, folder, "the base");
+    }
+};
+
+/// All values of a model by name, whatever their formats.
+std::map<std::string, std::vector<float>> values_of(Cpu& be, const Prismatic<Cpu>& model) {
+    const Arena<Cpu> all{be, arena_layout(model, [](std::string_view name) { return name.find("attn_pool") == name.npos; })};
+    all.copy(be, model);
+    std::map<std::string, std::vector<float>> values;
+    for (const Slot& slot : all.layout().slots) {
+        const auto span = all.values(slot).span();
+        values[slot.name].assign(span.begin(), span.end());
+    }
+    return values;
+}
+bool adapted(const std::string& name) { return name.ends_with("q_proj.weight") || name.ends_with("down_proj.weight"); }
+
+}  // namespace
+
+TEST_CASE("train/run: a stage with adapters that was stopped ends with the same bytes, and leaves an ordinary folder beside the adapters") {
+    const TempFolder whole, parts;
+    Adapted          unbroken;
+    unbroken.train(whole.path());
+    for (const std::size_t until : {1U, 3U, 4U}) Adapted{2}.train(parts.path(), until);  // each from the folder alone
+    Adapted{2}.train(parts.path());
+    std::size_t n_points = 0, n_layers = std::get<LlamaConfig>(unbroken.base.model.config.llm).n_layers;
+    for (const auto& entry : fs::directory_iterator(whole.path() / "small/checkpoints")) {
+        const std::string name = entry.path().filename().string();
+        CHECK_MESSAGE(read_file(entry.path()) == read_file(parts.path() / "small/checkpoints" / name), name);
+        if (!name.starts_with("step-")) continue;
+        ++n_points;
+        const Checkpoint llm = Checkpoint::open(entry.path()).below("model.llm_backbone.llm");
+        CHECK(llm.tensors().size() == 2 * 2 * n_layers);
+        for (const TensorInfo& t : llm.tensors()) CHECK(t.name.find("_proj.lora_") != t.name.npos);
+    }
+    CHECK(n_points == 4);  // of 8 steps
+    for (const char* name : {"resume.bundle", "adapter_model.safetensors", "adapter_config.json"}) CHECK_MESSAGE(read_file(whole.path() / "small" / name) == read_file(parts.path() / "small" / name), name);
+
+    Cpu        be{{.threads = 1}};
+    auto       base = from_pretrained(be, small), merged = from_pretrained(be, whole.path() / "small"), started = from_pretrained(be, small);
+    start_from(be, started.model, whole.path() / "small/checkpoints/latest-checkpoint.pt");
+    const auto before = values_of(be, base.model), now = values_of(be, unbroken.base.model), opened = values_of(be, merged.model), resumed = values_of(be, started.model);
+    for (const auto& one : now) {
+        const std::string& name = one.first;
+        CAPTURE(name);
+        CHECK((before.at(name) == one.second) == !(adapted(name) || name.starts_with("projector.")));  // nothing else has moved
+        CHECK(opened.at(name) == one.second);
+        CHECK(resumed.at(name) == one.second);
+    }
+    const std::vector<std::int32_t> ids{1, 5, 17, 20};
+    const std::vector<TrainingRow>  rows{{ids, ids, {}}};
+    const double                    loss = unbroken.stage.trainer().loss({.rows = rows});
+    CHECK(Trainer{be, merged.model, Stage::align}.loss({.rows = rows}) == doctest::Approx(loss).epsilon(1e-6));
+    CHECK(Trainer{be, base.model, Stage::align}.loss({.rows = rows}) != doctest::Approx(loss).epsilon(1e-3));
+
+    CHECK_THROWS_AS(start_from(be, started.model, whole.path() / "small/resume.bundle"), FormatError);
+    for (const auto& entry : fs::directory_iterator(whole.path() / "small/checkpoints"))
+        if (entry.path().filename().string().starts_with("step-")) CHECK_THROWS_AS(start_from(be, started.model, entry.path()), LoadError);  // adapters without their base
+}
+
+TEST_CASE("train/run: the files of adapters are PEFT's, and what they hold is what was merged") {
+    const TempFolder temp;
+    Adapted          a;
+    a.train(temp.path());
+    const Json config = read_json(temp.path() / "small/adapter_config.json");
+    CHECK(config["peft_type"] == "LORA");
+    CHECK(config["base_model_name_or_path"] == "the base");
+    CHECK(config["r"] == 3);
+    CHECK(config["lora_alpha"] == 6);
+    CHECK(config["target_modules"] == Json{"down_proj", "q_proj"});
+    const Checkpoint file = Checkpoint::open(temp.path() / "small/adapter_model.safetensors");
+    CHECK(file.tensors().size() == 2 * 2 * std::get<LlamaConfig>(a.base.model.config.llm).n_layers);
+    const TensorInfo *const in = file.find("base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"), *const out = file.find("base_model.model.model.layers.1.mlp.down_proj.lora_B.weight");
+    REQUIRE(in);
+    REQUIRE(out);
+    const std::size_t d_in = in->shape[1], d_out = out->shape[0];
+    CHECK(in->shape[0] == 3);
+    CHECK(out->shape[1] == 3);
+    Cpu               be{{.threads = 1}};
+    const std::string name = "llm_backbone.llm.model.layers.1.mlp.down_proj.weight";
+    const auto        w = values_of(be, from_pretrained(be, small).model).at(name), merged = values_of(be, a.base.model).at(name), x = to_floats(*in), y = to_floats(*out);
+    double            worst = 0;
+    for (std::size_t i = 0; i < d_out; ++i)
+        for (std::size_t j = 0; j < d_in; ++j) {
+            double expected = static_cast<double>(w[i * d_in + j]);
+            for (std::size_t k = 0; k < 3; ++k) expected += 2 * static_cast<double>(y[i * 3 + k]) * static_cast<double>(x[k * d_in + j]);
+            worst = std::max(worst, std::abs(expected - static_cast<double>(merged[i * d_in + j])));
+        }
+    CHECK(worst < 1e-6);  // four roundings of values below 4
+}
+
+TEST_CASE("train/run: a stage with adapters takes the memory and the work that were named") {
+    Adapted                         a{2};
+    Trainer<Cpu>&                   trainer = a.stage.trainer();
+    const std::vector<std::int32_t> ids{1, 5, 17, 20, 3, 9};
+    const std::vector<TrainingRow>  rows{{ids, ids, {}}, {std::span(ids).first(3), std::span(ids).first(3), {}}};
+    const TrainingCost              cost = trainer.cost({.rows = rows});
+    const std::uint64_t             done = a.be.flops_done();
+    trainer.micro_step({.rows = rows});
+    CHECK((a.be.flops_done() - done == cost.flops));
+    CHECK(trainer.workspace_bytes() == cost.workspace_bytes);
+    std::size_t n_adapted = 0, n_frozen = 0;
+    visit(a.base.model, [&](const std::string& path, const auto& param) { (adapted(path) ? n_adapted : n_frozen) += param.size(); });
+    std::size_t n_trained = 0;
+    for (const Slot& slot : trainer.optimizer().layout().slots) n_trained += slot.size;
+    const std::size_t named = 4 * (4 * n_trained + n_adapted);
+    CHECK(cost.state_bytes >= named);
+    CHECK(cost.state_bytes < named + named / 8);  // arenas are rounded up, and merging takes a little
+    CHECK(4 * n_trained < n_frozen);
+
+    CHECK_THROWS_AS((Trainer{a.be, a.base.model, Stage::align, {.lora = {.rank = 3}}}), ConfigError);
+    try {
+        const Trainer other{a.be, a.base.model, Stage::finetune, {.lora = {.rank = 3, .targets = {"q_proj", "query"}}}};
+        FAIL("no error");
+    } catch (const ConfigError& e) {
+        CHECK(e.value == "query");
+        CHECK(e.allowed.find("'q_proj', ") != std::string::npos);
+    }
+}

@@ -1,0 +1,77 @@
+// What the trainers of towers share: which parameters an objective reaches, a tower that is trained where it stands, pictures
+// that pass it some at a time, sums over the patches of a picture.
+#pragma once
+
+#include "prism/backend/cpu/training.hpp"
+#include "prism/backend/dry/training.hpp"
+#include "prism/backend/dry/twin.hpp"
+#include "prism/train/optimizer.hpp"
+#include "prism/train/run/train_run.hpp"
+#include "prism/train/vision_backward.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace prism::shapes {
+
+/// Whether the features of a tower, which a language model reads, depend on its parameter of this name: they end before the
+/// last block, the last norm and the pooling head.
+inline bool reaches_features(const VitConfig& tower, std::string_view name) {
+    return !name.starts_with("blocks." + std::to_string(tower.n_layers - 1) + ".") && !name.starts_with("norm.") && !name.starts_with("attn_pool.");
+}
+
+/// The parameters of `to` become those of `from`, of the same type and configuration: one memory, owned by both.
+template <class M>
+void share_parameters(const M& from, M& to) {
+    std::vector<TensorInfo> values;
+    visit(from, [&](const std::string&, const auto& param) { values.push_back(param.stored()); });
+    auto next = values.begin();
+    visit(to, [&](const std::string&, auto& param) { param.take({next->data, next->owner, next->panels}, next->dtype), ++next; });
+}
+
+/// The parameters and moments of an optimiser as a run saves them.
+inline std::vector<NamedSpan> named_parameters(const Optimizer<Cpu>& optimizer) {
+    std::vector<NamedSpan> all;
+    for (const Slot& slot : optimizer.layout().slots) all.push_back({slot.name, slot.shape, optimizer.parameters().values(slot).span()});
+    return all;
+}
+inline std::vector<NamedSpan> named_moments(const Optimizer<Cpu>& optimizer) {
+    return {{"m", {optimizer.m().size()}, optimizer.m().span()}, {"v", {optimizer.v().size()}, optimizer.v().span()}};
+}
+
+/// Takes a larger workspace where this one is too small.
+inline void make_room(Cpu& be, Workspace<Cpu>& ws, std::size_t bytes) {
+    if (bytes <= ws.capacity_bytes()) return;
+    ws = Workspace<Cpu>{be, 0};  // both would not have to fit
+    ws = Workspace<Cpu>{be, bytes};
+}
+
+/// sums [n, d]: row i += all rows of the ith of the n equal parts of x.
+template <TrainingBackend B>
+void add_sums(B& be, In<B> x, Mat<B> sums) {
+    const std::size_t length = x.rows() / sums.rows();
+    for (std::size_t i = 0; i < sums.rows(); ++i) ops::add_table_backward<B>(be, x.rows(i * length, length), sums.rows(i, 1));
+}
+/// Its gradient: the rows of the ith part of dx are row i of d.
+template <TrainingBackend B>
+void add_sums_backward(B& be, In<B> d, Mat<B> dx) {
+    const std::size_t length = dx.rows() / d.rows();
+    ops::clear<B>(be, dx);
+    for (std::size_t i = 0; i < d.rows(); ++i) ops::add_table<B>(be, d.rows(i, 1), dx.rows(i * length, length));
+}
+
+/// Calls f(i, first, pictures) for pixels [n, 3, S, S], `together` pictures at a time: what a few of them need stays in the
+/// caches.
+template <Backend B, class Fn>
+void in_parts(PixelView<B> pixels, std::size_t together, Fn&& f) {
+    const std::size_t n = pixels.extent(0);
+    for (std::size_t i = 0, first = 0; first < n; ++i, first += together)
+        f(i, first, PixelView<B>{pixels.data() ? pixels.data() + first * pixels.stride(0) : nullptr,
+                                 {std::min(together, n - first), pixels.extent(1), pixels.extent(2), pixels.extent(3)}});
+}
+
+}  // namespace prism::shapes

@@ -123,18 +123,22 @@ std::vector<float> towards(std::span<const float> gradient, unsigned seed) {
     return direction;
 }
 
-/// Holds the gradients of a whole trainer against differences of `loss`, which is that of a micro-step of weight 1.
-void check_whole(Trainer<Cpu>& trainer, const std::function<double()>& loss) {
-    loss();
-    const auto               all = trainer.optimizer().gradients().values().span();
-    const std::vector<float> gradients(all.begin(), all.end());
-    for (const Slot& slot : trainer.optimizer().layout().slots) {
+/// Holds the gradients of a whole model against differences of `loss`, which may write over them.
+void check_whole(const Arena<Cpu>& parameters, const Arena<Cpu>& gradients, const std::function<double()>& loss) {
+    const auto               all = gradients.values().span();
+    const std::vector<float> kept(all.begin(), all.end());
+    for (const Slot& slot : parameters.layout().slots) {
         CAPTURE(slot.name);
-        const auto   found = std::span<const float>(gradients).subspan(slot.offset, slot.size);
+        const auto   found = std::span<const float>(kept).subspan(slot.offset, slot.size);
         const auto   direction = towards(found, 77);
-        const double size = std::sqrt(dot(found, found)), expected = slope(trainer.optimizer().parameters().values(slot).span(), direction, loss, 0x1p-6);
+        const double size = std::sqrt(dot(found, found)), expected = slope(parameters.values(slot).span(), direction, loss, 0x1p-6);
         CHECK(std::abs(dot(found, direction) - expected) < 1e-3 * size + 2e-4);
     }
+}
+/// Of a trainer; `loss` is that of a micro-step of weight 1.
+void check_whole(Trainer<Cpu>& trainer, const std::function<double()>& loss) {
+    loss();
+    check_whole(trainer.optimizer().parameters(), trainer.optimizer().gradients(), loss);
 }
 
 /// Four rows, two pictures, one row of text alone, with padding behind.
@@ -193,6 +197,10 @@ TEST_CASE("train: gradients of blocks are the slopes of their forward passes: la
         check_plain(VitBlock<Cpu>{c}, VitBlock<Cpu>{c}, 15, c.d_model, c.d_model,
                     [](auto& be, auto& ws, auto& m, auto x, auto y, auto keep) { ops::copy<Cpu>(be, x, y), m.forward(be, ws, 3, y, keep); },
                     [](auto& be, auto& ws, auto& m, auto kept, auto, auto dx, auto* grads) { backward(be, ws, m, kept, 3, dx, grads); }, true);
+    const auto pooled = [](auto rows) { return rows.rows(0, 3); };
+    check_plain(AttentionPool<Cpu>{eye}, AttentionPool<Cpu>{eye}, 15, eye.d_model, eye.d_model,
+                [&](auto& be, auto& ws, auto& m, auto x, auto y, auto keep) { m.forward(be, ws, 3, x, pooled(y), keep); },
+                [&](auto& be, auto& ws, auto& m, auto kept, auto dy, auto dx, auto* grads) { backward(be, ws, m, kept, 3, pooled(dy), dx, grads); });
     const Segment<Cpu> segments[]{{nullptr, 4}, {nullptr, 4}, {nullptr, 1}, {nullptr, 9}};
     const auto         decoder = [&](auto block, auto grads, std::size_t angles) {
         check_plain(std::move(block), std::move(grads), 18, 24, 24,
@@ -209,6 +217,44 @@ TEST_CASE("train: gradients of blocks are the slopes of their forward passes: la
     };
     decoder(LlamaBlock<Cpu>{mistral}, LlamaBlock<Cpu>{mistral}, 3);
     decoder(PhiBlock<Cpu>{small_phi}, PhiBlock<Cpu>{small_phi}, 2);
+}
+
+TEST_CASE("train: gradients of whole towers are the slopes of their tokens, of their class token and of their pooling head") {
+    VitConfig siglip = eye;
+    siglip.class_token = false, siglip.n_registers = 0, siglip.attention_pool = true;
+    const std::size_t n = 2;
+    for (const VitConfig& c : {eye, clip_eye, siglip})
+        for (bool pools : {false, true})
+            for (bool replay : {true, false}) {
+                Cpu                      be{{.threads = 2}};
+                Vit<Cpu>                 vit{c}, grads{c};
+                Trained<Vit<Cpu>>        t{be, vit, grads, 5};
+                const std::size_t        rows = pools ? n : n * c.n_tokens();
+                const std::vector<float> noise = normal(n * 3 * c.image_size * c.image_size, 9);
+                const PixelView<Cpu>     pixels{noise.data(), {n, 3, c.image_size, c.image_size}};
+                Array                    out{rows, c.d_model}, dy = Array::random(rows, c.d_model, 2);
+                Tape<Cpu>                tape{{.replay = replay}};
+                Workspace<Cpu>           ws{be, std::size_t{8} << 20};
+                const auto               pass = [&](auto keep) {
+                    if (pools) vit.pooled(be, ws, pixels, out.mat(), keep);
+                    else vit.tokens(be, ws, pixels, out.mat(), keep);
+                    return weighted(out, dy);
+                };
+                {
+                    auto            scope = ws.scope();
+                    const Keep<Cpu> kept{tape};
+                    pass(kept);
+                    if (pools) pooled_backward(be, ws, vit, kept, pixels, dy.in(), &grads);
+                    else tokens_backward(be, ws, vit, kept, pixels, dy.in(), &grads);
+                }
+                check_whole(t.parameters, t.gradients, [&] { return pass(Forget{}); });
+            }
+    VitConfig blind = siglip;
+    blind.attention_pool = false;
+    Cpu            be{{.threads = 1}};
+    Workspace<Cpu> ws{be, std::size_t{1} << 20};
+    const Vit<Cpu> vit{blind};
+    CHECK_THROWS_AS(vit.pooled(be, ws, {nullptr, {1, 3, 21, 21}}, {}), ConfigError);
 }
 
 TEST_CASE("train: gradients of whole models are the slopes of their losses: towers, projectors, tied heads, dropout, weights of rows") {

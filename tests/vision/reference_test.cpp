@@ -11,7 +11,7 @@ using namespace prism::test;
 namespace {
 
 struct Run {
-    std::vector<float> features, embedded;
+    std::vector<float> features, embedded, tokens;
 };
 
 Run run(Cpu& be, const Vit<Cpu>& vit, const std::vector<float>& pixels, std::size_t n) {
@@ -21,10 +21,13 @@ Run run(Cpu& be, const Vit<Cpu>& vit, const std::vector<float>& pixels, std::siz
                            twin.forward(dry, ws, dry_view(view), {nullptr, {n * c.n_patches(), c.d_model}});
                        }).workspace_bytes;
     Workspace<Cpu>       ws{be, bytes};
-    Run                  r{std::vector<float>(n * c.n_patches() * c.d_model), std::vector<float>(n * c.n_tokens() * c.d_model)};
+    const std::size_t    n_values = n * c.n_tokens() * c.d_model;
+    Run                  r{std::vector<float>(n * c.n_patches() * c.d_model), std::vector<float>(n_values), std::vector<float>(n_values)};
     vit.embed(be, ws, view, {r.embedded.data(), {n * c.n_tokens(), c.d_model}});
     vit.forward(be, ws, view, {r.features.data(), {n * c.n_patches(), c.d_model}});
     CHECK(ws.peak_bytes() == bytes);
+    ws = Workspace<Cpu>{be, 2 * bytes};  // the last block, too
+    vit.tokens(be, ws, view, {r.tokens.data(), {n * c.n_tokens(), c.d_model}});
     return r;
 }
 
@@ -52,6 +55,7 @@ TEST_CASE("vision: patch features are timm's, whatever the instruction set and t
                 CHECK(relative_error(r.features, floats(expected, "patch_features")) < 2e-4);
                 if (expected.find("tokens_after_embed"))
                     CHECK(relative_error(r.embedded, floats(expected, "tokens_after_embed")) < 1e-5);
+                if (expected.find("final_norm")) CHECK(relative_error(r.tokens, floats(expected, "final_norm")) < 2e-4);
                 if (threads == 1) one_thread = r.features;
                 CHECK(r.features == one_thread);
             }
@@ -62,6 +66,31 @@ TEST_CASE("vision: patch features are timm's, whatever the instruction set and t
             const auto view = tower.vit.pos_embed.view();
             CHECK(relative_error(view.span(), to_floats(*table)) < 1e-5);
         }
+    }
+}
+
+TEST_CASE("vision: one vector a picture is timm's: the pooling head's, or the class token") {
+    struct Golden {  // timm 0.9.10, forward(pixel_values) of the folders' models with num_classes=0
+        const char* name;
+        double      first, last, second, norm;  // of picture 0, of picture 0, the first of picture 1, of all
+    };
+    for (const Golden& g : {Golden{"siglip", 0.4767426, -0.6424021, 0.2660565, 8.0347824}, Golden{"dino", -1.2358154, -1.1868085, -1.0544599, 14.1596651}}) {
+        CAPTURE(g.name);
+        const auto           folder = std::filesystem::path(PRISM_TEST_DATA) / "reference/vision" / g.name;
+        Cpu                  be{{.threads = 2}};
+        const auto           tower = tower_from_pretrained(be, folder);
+        const VitConfig&     c = tower.vit.config;
+        const auto           pixels = floats(Checkpoint::open(folder / "expected.safetensors"), "pixel_values");
+        const PixelView<Cpu> view{pixels.data(), {2, 3, c.image_size, c.image_size}};
+        std::vector<float>   out(2 * c.d_model);
+        Workspace<Cpu>       ws{be, std::size_t{8} << 20};
+        tower.vit.pooled(be, ws, view, {out.data(), {2, c.d_model}});
+        double squares = 0;
+        for (float x : out) squares += static_cast<double>(x) * static_cast<double>(x);
+        CHECK(static_cast<double>(out[0]) == doctest::Approx(g.first).epsilon(1e-5));
+        CHECK(static_cast<double>(out[c.d_model - 1]) == doctest::Approx(g.last).epsilon(1e-5));
+        CHECK(static_cast<double>(out[c.d_model]) == doctest::Approx(g.second).epsilon(1e-5));
+        CHECK(std::sqrt(squares) == doctest::Approx(g.norm).epsilon(1e-6));
     }
 }
 

@@ -2,8 +2,10 @@
 //
 //     prism::Vit<B> dino{prism::vit::dinov2_l14_reg4(224)};
 //     dino.forward(be, ws, pixels, features);      // [n, 3, 224, 224] -> [n 256, 1024]
+//     dino.pooled(be, ws, pixels, vectors);        // [n, 3, 224, 224] -> [n, 1024]
 #pragma once
 
+#include "prism/core/error.hpp"
 #include "prism/nn/attention.hpp"
 #include "prism/nn/mlp.hpp"
 #include "prism/nn/norm.hpp"
@@ -115,25 +117,30 @@ struct AttentionPool {
         : latent({1, 1, c.d_model}), q(c.d_model, c.d_model), kv(c.d_model, 2 * c.d_model), proj(c.d_model, c.d_model),
           norm(c.d_model, c.norm_eps), mlp(c.d_model, c.d_ff, c.act), n_heads(c.n_heads) {}
 
-    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> tokens, Mat<B> out) const {
-        auto              scope = ws.scope();
-        const std::size_t d = q.d_in(), head_dim = d / n_heads;
+    template <Keeper K = Forget>
+    void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> tokens, Mat<B> out, K keep = {}) const {
+        auto              scope = keep.scope(ws);
+        const std::size_t d = q.d_in();
         Mat<B>            keys = ws.mat(tokens.rows(), 2 * d), query = ws.mat(n_sequences, d), mixed = ws.like(query);
         kv.forward(be, tokens, keys);
         for (std::size_t i = 0; i < n_sequences; ++i) q.forward(be, latent.mat(), query.rows(i, 1));
-        ops::attention<B>(be, query, keys.cols(0, d), keys.cols(d, d),
-                          {.n_heads = n_heads, .n_kv_heads = n_heads, .head_dim = head_dim, .n_sequences = n_sequences,
-                           .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))},
-                          mixed);
+        ops::attention<B>(be, query, keys.cols(0, d), keys.cols(d, d), shape(n_sequences), mixed);
         proj.forward(be, mixed, out);
-        norm.forward(be, out, mixed);
-        mlp.forward(be, ws, mixed, mixed);
-        ops::add<B>(be, mixed, out);
+        keep("x", tokens), keep("query", query), keep("keys", keys), keep("y", mixed);
+        keep.copy(be, ws, "out", out);
+        Mat<B> h = keep.another(ws, mixed);
+        norm.forward(be, out, h);
+        mlp.forward_add(be, ws, h, {}, out, keep.at("mlp"));
+    }
+    AttentionShape shape(std::size_t n_sequences) const {
+        const std::size_t head_dim = q.d_in() / n_heads;
+        return {.n_heads = n_heads, .n_kv_heads = n_heads, .head_dim = head_dim, .n_sequences = n_sequences,
+                .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))};
     }
 };
 
-/// A vision tower. Its features are those of the second-to-last block, without the last norm and without the class and
-/// register tokens: what Prismatic, OpenVLA and LLaVA feed their language models.
+/// A vision tower. Its features (forward) are those of the second-to-last block, without the last norm and without the class
+/// and register tokens: what Prismatic, OpenVLA and LLaVA feed their language models. All of it is in tokens and pooled.
 /// Source: timm 0.9.10, models/vision_transformer.py, class VisionTransformer; names and shapes are timm's.
 template <Backend B>
 struct Vit {
@@ -191,12 +198,48 @@ struct Vit {
         auto              scope = keep.scope(ws);
         const std::size_t n = pixels.extent(0), n_tokens = config.n_tokens();
         expect("Vit", "out", {n * n_patches(), config.d_model}, out);
-        Mat<B> x = ws.mat(n * n_tokens, config.d_model);
-        embed(be, ws, pixels, x, keep);
-        for (std::size_t i = 0; i + 1 < blocks.size(); ++i)
-            keep.block(be, ws, "blocks", i, x, [&](auto inside) { blocks[i].forward(be, ws, n, x, inside); });
+        const Mat<B> x = stream(be, ws, pixels, blocks.size() - 1, keep);
         for (std::size_t i = 0; i < n; ++i)
             ops::copy<B>(be, x.rows(i * n_tokens + config.n_prefix(), n_patches()), out.rows(i * n_patches(), n_patches()));
+    }
+
+    /// out [n n_tokens, d_model] = all tokens of pixels [n, 3, S, S] behind all blocks and the last norm: timm's
+    /// forward_features. Throws ShapeError.
+    template <Keeper K = Forget>
+    void tokens(B& be, Workspace<B>& ws, PixelView<B> pixels, Mat<B> out, K keep = {}) const {
+        auto scope = keep.scope(ws);
+        expect("Vit", "out", {pixels.extent(0) * config.n_tokens(), config.d_model}, out);
+        const Mat<B> x = stream(be, ws, pixels, blocks.size(), keep);
+        keep("stream", x);
+        norm.forward(be, x, out);
+    }
+
+    /// out [n, d_model] = a vector for each picture: what the pooling head makes of its tokens, or where there is none the
+    /// class token. timm's forward without a classifier. Throws ShapeError, and ConfigError where there is neither.
+    template <Keeper K = Forget>
+    void pooled(B& be, Workspace<B>& ws, PixelView<B> pixels, Mat<B> out, K keep = {}) const {
+        auto              scope = keep.scope(ws);
+        const std::size_t n = pixels.extent(0), n_tokens = config.n_tokens();
+        if (!pools() && !config.class_token) throw ConfigError{"attention_pool", "false", "true, or a class token"};
+        expect("Vit", "out", {n, config.d_model}, out);
+        Mat<B> all = ws.mat(n * n_tokens, config.d_model);
+        tokens(be, ws, pixels, all, keep);
+        if (pools()) return attn_pool.forward(be, ws, n, all, out, keep.at("attn_pool"));
+        for (std::size_t i = 0; i < n; ++i) ops::copy<B>(be, all.rows(i * n_tokens, 1), out.rows(i, 1));
+    }
+    /// Whether there is a pooling head: a file may be without the one that the configuration knows.
+    bool pools() const { return !attn_pool.latent.shape().empty(); }
+
+private:
+    /// The residual stream behind the first `n_blocks` blocks, in scratch of the caller's scope.
+    template <Keeper K>
+    Mat<B> stream(B& be, Workspace<B>& ws, PixelView<B> pixels, std::size_t n_blocks, K keep) const {
+        const std::size_t n = pixels.extent(0);
+        Mat<B>            x = ws.mat(n * config.n_tokens(), config.d_model);
+        embed(be, ws, pixels, x, keep);
+        for (std::size_t i = 0; i < n_blocks; ++i)
+            keep.block(be, ws, "blocks", i, x, [&](auto inside) { blocks[i].forward(be, ws, n, x, inside); });
+        return x;
     }
 };
 

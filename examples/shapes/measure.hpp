@@ -22,6 +22,7 @@ namespace prism::shapes {
 struct MeasureOptions {
     std::size_t pictures = 2000;
     Split       split = Split::validation;
+    bool        plainly = false;  // asks as people do, without a benchmark's instructions
     std::function<void(std::size_t done)> on_picture{};
 };
 
@@ -61,7 +62,7 @@ Measured measure(B& be, const M& model, const ChatParts& parts, const World& wor
         std::erase_if(questions, [](const Question& q) { return q.type == Type::caption; });
         const auto answers = [&](const Image& about) {
             asked.clear();
-            for (const Question& q : questions) asked.push_back({&about, q.prompt});
+            for (const Question& q : questions) asked.push_back({&about, options.plainly ? plainly(q) : q.prompt});
             return ask_batch(be, model, parts, asked, batch);
         };
         const std::vector<Answer> found = answers(picture);

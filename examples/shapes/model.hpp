@@ -8,17 +8,25 @@
 #include "vocabulary.hpp"
 
 #include "prism/model/pretrained.hpp"
+#include "prism/backend/cpu/training.hpp"
+#include "prism/backend/dry/twin.hpp"
+#include "prism/image/image.hpp"
 #include "prism/model/random.hpp"
+#include "prism/train/arena.hpp"
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace prism::shapes {
 
 struct Profile {
-    std::size_t image_size = 48, patch_size = 8;                      // px: 36 patches
-    std::size_t tower_width = 96, tower_layers = 5, tower_heads = 3;  // the last block of a tower is never used, as everywhere in Prismatic
-    std::size_t width = 128, layers = 4, heads = 4;                   // of the decoder
+    std::size_t image_size = 72, patch_size = 8;                       // px: 81 patches
+    std::size_t tower_width = 128, tower_layers = 6, tower_heads = 4;  // the last block of a tower is never used, as everywhere in Prismatic
+    std::size_t width = 192, layers = 4, heads = 6;                    // of the decoder
 };
 
 /// Whose prompts the model reads: a base model's, "In: ...\nOut: ...".
@@ -35,11 +43,51 @@ inline PrismaticConfig composition(const Profile& p = {}) {
     return c;
 }
 
-template <Backend B>
-Pretrained<B> fresh_model(B& be, std::uint64_t seed, const Profile& profile = {}) {
-    Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{composition(profile)}, .tokenizer = tokenizer(), .prompt_style = prompt_style};
+/// Attention that begins by looking for what resembles a token, and by adding it: keys as queries, and back out of a head the
+/// way that led in. Words then find the patches that they name without having to learn so first.
+/// Source: Trockman, Kolter, "Mimetic initialization of self-attention layers", ICML 2023, simplified.
+inline void begin_with_likeness(Cpu& be, LanguageModel<Cpu>& llm) {
+    const Arena<Cpu> weights{be, arena_layout(llm, [](std::string_view name) { return name.ends_with("_proj.weight") && name.find("self_attn") != name.npos; })};
+    weights.adopt(be, llm);
+    for (const Slot& to : weights.layout().slots) {
+        const auto of = [&](const char* name) { return weights.values(*weights.layout().find(to.name.substr(0, to.name.size() - std::string_view("q_proj.weight").size()) + name)); };
+        const auto values = weights.values(to);
+        const auto d = to.shape[0];
+        if (to.name.ends_with("k_proj.weight"))
+            for (std::size_t i = 0; i < values.size(); ++i) values(i) = of("q_proj.weight")(i);
+        if (to.name.ends_with("o_proj.weight"))
+            for (std::size_t i = 0; i < values.size(); ++i) values(i) = of("v_proj.weight")(i % d * d + i / d);
+    }
+}
+
+inline Pretrained<Cpu> fresh_model(Cpu& be, std::uint64_t seed, const Profile& profile = {}) {
+    Pretrained<Cpu> p{.layout = Layout::prismatic_run, .model = Prismatic<Cpu>{composition(profile)}, .tokenizer = tokenizer(), .prompt_style = prompt_style};
     randomise(be, p.model, {.seed = seed, .spread = 0.06f});
+    begin_with_likeness(be, p.model.llm);
     return p;
+}
+
+/// Takes from the features of each tower what all patches of these pictures have in common: it goes into the bias of the last
+/// layer before them. Fresh projectors would pass little else on, and every step of theirs would move all soft tokens together.
+inline void centre_features(Cpu& be, Prismatic<Cpu>& vlm, std::span<const Image> pictures) {
+    for (std::size_t t = 0; t < vlm.towers.size(); ++t) {
+        Vit<Cpu>&             tower = vlm.towers[t];
+        const ImageTransform& transform = vlm.config.towers[t].transform;
+        std::vector<float>    pixels(3 * transform.size * transform.size), values(tower.n_patches() * tower.d_model());
+        std::vector<double>   sums(tower.d_model());
+        Workspace<Cpu>        ws{be, dry_run([&, twin = dry_twin(tower)](Dry& dry, Workspace<Dry>& room) {
+                              twin.forward(dry, room, {nullptr, {1, 3, transform.size, transform.size}}, {nullptr, {tower.n_patches(), tower.d_model()}});
+                          }).workspace_bytes};
+        for (const Image& picture : pictures) {
+            transform.apply(picture, {pixels.data(), {3, transform.size, transform.size}});
+            tower.forward(be, ws, {pixels.data(), {1, 3, transform.size, transform.size}}, {values.data(), {tower.n_patches(), tower.d_model()}});
+            for (std::size_t i = 0; i < values.size(); ++i) sums[i % sums.size()] += static_cast<double>(values[i]);
+        }
+        const std::string name = "blocks." + std::to_string(tower.blocks.size() - 2) + ".mlp.fc2.bias";
+        const Arena<Cpu>  last{be, arena_layout(tower, [&](std::string_view n) { return n == name; })};
+        last.adopt(be, tower);
+        for (std::size_t j = 0; j < sums.size(); ++j) last.values()(j) -= static_cast<float>(sums[j] / static_cast<double>(pictures.size() * tower.n_patches()));
+    }
 }
 
 }  // namespace prism::shapes

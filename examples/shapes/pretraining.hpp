@@ -33,6 +33,14 @@ void share_parameters(const M& from, M& to) {
     visit(to, [&](const std::string&, auto& param) { param.take({next->data, next->owner, next->panels}, next->dtype), ++next; });
 }
 
+/// The parameters of `to` get the values of those of `from`, of the same type and configuration, as f32.
+template <class M>
+void copy_parameters(Cpu& be, const M& from, M& to) {
+    const ArenaLayout layout = arena_layout(from, [](std::string_view) { return true; });
+    share_parameters(from, to);
+    Arena<Cpu>{be, layout}.adopt(be, to);
+}
+
 /// The parameters and moments of an optimiser as a run saves them.
 inline std::vector<NamedSpan> named_parameters(const Optimizer<Cpu>& optimizer) {
     std::vector<NamedSpan> all;

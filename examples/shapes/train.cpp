@@ -1,13 +1,18 @@
 // train_shapes: a vision-language model of one's own, trained from nothing, packed and measured.
 //
-//     train_shapes --folder build/shapes                     // some hours on two cores
+//     train_shapes --folder build/shapes                     // hours on two cores
 //     train_shapes --measure build/shapes/model.prism
 //
-// Towers, projector and decoder learn together, from conversations about scenes that are drawn as they are needed. A killed
-// run goes on from its last checkpoint, with the same outcome.
+// Its parts follow each other: towers, the language, questions about properties with the towers as they are, then all
+// questions with everything in training. A killed run goes on where it was, with the same outcome.
+#include "contrastive_trainer.hpp"
 #include "measure.hpp"
 #include "model.hpp"
+#include "naming.hpp"
+#include "probe.hpp"
 #include "source.hpp"
+#include "supervised.hpp"
+#include "text.hpp"
 
 #include "prism/model/pack.hpp"
 #include "prism/model/store_as.hpp"
@@ -18,23 +23,29 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <vector>
 
 namespace {
 
 using namespace prism;
+using shapes::Split;
+using shapes::World;
 
 struct Options {
     std::filesystem::path folder = "build/shapes";
-    std::size_t           rows = shapes::n_train, epochs = 12, batch = 32, threads = 0, pictures = 2000;
+    double                length = 1;  // of every part, of what the recipe says
+    std::size_t           threads = 0, pictures = 2000;
     std::uint64_t         seed = 7;
-    double                rate = 1e-3;
     std::string           measured;
+
+    std::size_t steps(std::size_t n) const { return std::max<std::size_t>(1, static_cast<std::size_t>(std::lround(length * static_cast<double>(n)))); }
 };
 
 void print_scores(const shapes::Measured& m) {
@@ -54,24 +65,140 @@ void measure(Cpu& cpu, const P& model, const Options& o) {
                                  }}));
 }
 
-void train(Cpu& cpu, const Options& o) {
-    auto                        model = shapes::fresh_model(cpu, o.seed);
-    const Stage                 stage = Stage::full_finetune;
-    const shapes::WorldExamples examples{{.seed = 0}, shapes::Split::train, o.rows, {.format = prompt_builder_for(shapes::prompt_style).format(), .transforms = model.model.transforms(), .max_tokens = 512}};
-    const StagePlan             plan{.stage = stage,
-                                     .settings = {.epochs = o.epochs, .global_batch_size = o.batch, .per_device_batch_size = o.batch, .learning_rate = o.rate, .weight_decay = 0.05},
-                                     .seed = o.seed, .checkpoint_every = 500,
-                                     .identity = {{"rows", o.rows}, {"epochs", o.epochs}, {"batch", o.batch}, {"rate", o.rate}, {"seed", o.seed}}};
-    PrismaticStage              trainer{cpu, model.model, stage, {.optimizer = {.lr = o.rate, .beta2 = 0.95, .weight_decay = 0.05}, .tape = {.replay = false}}};
-    RunFolder                   folder{o.folder, "shapes+x" + std::to_string(o.seed), metrics_name(stage) + "/Step", 2};
-    folder.describe(plan.identity, plan.identity);
-    const auto result = train_stage(trainer, examples, plan, folder, {.on_step = [](const StageProgress& p) {
-        if (p.step % 10 == 0 || p.step == p.n_steps)
-            std::fprintf(stderr, "\rstep %zu of %zu  loss %.4f  %.0f minutes left ", p.step, p.n_steps, p.smooth_loss, static_cast<double>(p.n_steps - p.step) * p.step_s / 60);
+StageHooks progress(std::string name) {
+    return {.on_step = [name = std::move(name)](const StageProgress& s) {
+        if (s.step % 10 == 0 || s.step == s.n_steps)
+            std::fprintf(stderr, "\r%s: step %zu of %zu, loss %.4f, %.1f minutes left ", name.c_str(), s.step, s.n_steps, s.smooth_loss, static_cast<double>(s.n_steps - s.step) * s.step_s / 60);
+        if (s.step == s.n_steps) std::fputc('\n', stderr);
         return true;
-    }});
-    std::fprintf(stderr, "\n%zu steps, loss %.4f, waited %.1f s for data\n", result.steps, result.loss, result.loader.waited_s);
-    store_as(cpu, model.model, Dtype::bf16);
+    }};
+}
+
+/// What can be read off a tower's features by a linear map.
+void print_probes(Cpu& cpu, const Prismatic<Cpu>& vlm, std::size_t tower) {
+    const Vit<Cpu>&       vit = vlm.towers[tower];
+    const ImageTransform& transform = vlm.config.towers[tower].transform;
+    const std::size_t     side = transform.size, grid = vit.config.grid();
+    std::vector<float>    pixels(3 * side * side);
+    Workspace<Cpu> ws{cpu, dry_run([&, twin = dry_twin(vit)](Dry& dry, Workspace<Dry>& room) {
+                          twin.forward(dry, room, {nullptr, {1, 3, side, side}}, {nullptr, {grid * grid, vit.d_model()}});
+                      }).workspace_bytes};
+    const auto     r = shapes::probe(0, {.rows = grid, .columns = grid, .d = vit.d_model(), .n_train = 600, .n_test = 300}, [&](const Image& picture, std::span<float> out) {
+        transform.apply(picture, {pixels.data(), {3, side, side}});
+        vit.forward(cpu, ws, {pixels.data(), {1, 3, side, side}}, {out.data(), {grid * grid, vit.d_model()}});
+    });
+    std::printf("  linear probes: colour %.1f %%, shape %.1f %%, presence %.1f %%, number %.1f %%, centre %.1f px\n", 100 * r.color, 100 * r.shape, 100 * r.presence, 100 * r.count, r.center_px);
+}
+
+/// Looks and places, patch by patch.
+void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const Options& o) {
+    const shapes::TowerOptions options{.steps = o.steps(1500), .seed = o.seed + tower};
+    const World                world{.seed = 0};
+    shapes::SupervisedTrainer  trainer{cpu, vlm.config.towers[tower], options};
+    run_part({o.folder / "supervised.state", "supervised tower", options.steps}, {{"steps", options.steps}, {"seed", options.seed}}, trainer,
+             [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, (k * options.batch + i)); }); });
+    trainer.look([&](std::size_t i) { return world.scene(Split::validation, i); });
+    std::printf("supervised tower: right of held-out patches:");
+    for (std::size_t k = 0; k < shapes::n_patch_classes; ++k) std::printf(" %s %.1f %%", std::string(shapes::patch_class_names[k]).c_str(), 100 * trainer.right()[k]);
+    std::puts("");
+    vlm.towers[tower] = std::move(trainer.tower());
+    print_probes(cpu, vlm, tower);
+}
+
+/// What people say of pictures, on top of what the other tower knows.
+void train_contrastive(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const Options& o) {
+    constexpr std::size_t       batch = 128;
+    constexpr double            rate = 5e-4;
+    const std::size_t           steps = o.steps(250);
+    const World                 world{.seed = 0, .captions = {.spatial_percent = 50}};
+    const shapes::WorldExamples examples{world, Split::train, steps * batch, {.format = prompt_builder_for(shapes::prompt_style).format(), .transforms = {vlm.config.towers[tower].transform}, .captions = true}};
+    const StagePlan             plan{.stage = Stage::align,
+                                     .settings = {.global_batch_size = batch, .per_device_batch_size = batch, .learning_rate = rate},
+                                     .seed = o.seed, .checkpoint_every = 100, .loader = {.threads = 1},
+                                     .identity = {{"steps", steps}, {"rate", rate}, {"seed", o.seed}}};
+    shapes::ContrastiveTrainer  trainer{cpu, vlm.towers[tower], {.steps = steps, .rate = rate, .seed = o.seed}};
+    RunFolder                   folder{o.folder, "captions", metrics_name(plan.stage) + "/Step", 2};
+    const auto                  result = train_stage(trainer, examples, plan, folder, progress("captions"));
+
+    constexpr std::size_t    n = 256;
+    const std::size_t        side = vlm.config.towers[tower].transform.size;
+    std::vector<float>       pixels(n * 3 * side * side);
+    std::vector<std::string> captions;
+    for (std::size_t i = 0; i < n; ++i) {
+        const shapes::Scene scene = world.scene(Split::validation, i);
+        captions.push_back(shapes::caption(scene, world.captions));
+        vlm.config.towers[tower].transform.apply(shapes::draw(scene), {pixels.data() + i * 3 * side * side, {3, side, side}});
+    }
+    std::printf("tower of captions: loss %.3f, %.1f %% of %zu held-out pictures find their caption\n", result.loss, 100 * trainer.retrieval(pixels, captions), n);
+    print_probes(cpu, vlm, tower);
+}
+
+void train_language(Cpu& cpu, LanguageModel<Cpu>& llm, const Options& o) {
+    const shapes::TextOptions options{.steps = o.steps(300)};
+    shapes::TextTrainer       trainer{cpu, llm, options};
+    run_part({o.folder / "language.state", "language", options.steps}, {{"steps", options.steps}, {"seed", o.seed}}, trainer, [&](std::size_t k) { return trainer.step(k); });
+    std::printf("language: perplexity %.3f of documents that were not read\n", std::exp(trainer.held_out()));
+}
+
+/// The projector names what is in each patch.
+void train_naming(Cpu& cpu, Prismatic<Cpu>& vlm, const Options& o) {
+    const shapes::TowerOptions options{.batch = 16, .steps = o.steps(400), .rate = 1e-3, .seed = o.seed};
+    const World                world{.seed = 0};
+    shapes::NamingTrainer      trainer{cpu, vlm, options};
+    run_part({o.folder / "naming.state", "naming", options.steps}, {{"steps", options.steps}, {"seed", o.seed}}, trainer,
+             [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); }); });
+}
+
+struct Lesson {
+    const char*   name;
+    Stage         stage;
+    World         world;
+    std::size_t   steps;
+    double        rate;
+    bool          cosine = false;  // to 0 at the end; otherwise the rate stays
+};
+
+void train_answers(Cpu& cpu, Pretrained<Cpu>& p, const Lesson& lesson, const Options& o) {
+    constexpr std::size_t       batch = 16;
+    const std::size_t           steps = o.steps(lesson.steps);
+    const shapes::WorldExamples examples{lesson.world, Split::train, steps * batch, {.format = prompt_builder_for(shapes::prompt_style).format(), .transforms = p.model.transforms(), .max_tokens = 512}};
+    const StagePlan             plan{.stage = lesson.stage,
+                                     .settings = {.global_batch_size = batch, .per_device_batch_size = batch, .learning_rate = lesson.rate, .weight_decay = 0.05, .cosine = lesson.cosine},
+                                     .seed = o.seed, .checkpoint_every = 200, .loader = {.threads = 1},
+                                     .identity = {{"lesson", lesson.name}, {"steps", steps}, {"rate", lesson.rate}, {"seed", o.seed}}};
+    PrismaticStage              trainer{cpu, p.model, lesson.stage, {.optimizer = {.lr = lesson.rate, .beta2 = 0.95, .weight_decay = 0.05}, .tape = {.replay = false}}};
+    RunFolder                   folder{o.folder, lesson.name, metrics_name(lesson.stage) + "/Step", 2};
+    folder.describe(plan.identity, plan.identity);
+    const auto result = train_stage(trainer, examples, plan, folder, progress(lesson.name));
+    std::printf("%s: %zu steps, loss %.4f\n", lesson.name, result.steps, result.loss);
+}
+
+void train(Cpu& cpu, const Options& o) {
+    std::filesystem::create_directories(o.folder);
+    auto model = shapes::fresh_model(cpu, o.seed);
+    train_supervised(cpu, model.model, 0, o);
+    shapes::copy_parameters(cpu, model.model.towers[0], model.model.towers[1]);
+    train_contrastive(cpu, model.model, 1, o);
+    train_language(cpu, model.model.llm, o);
+    std::vector<Image> some;
+    for (std::size_t i = 0; i < 64; ++i) some.push_back(shapes::draw(World{.seed = 0}.scene(Split::train, i)));
+    shapes::centre_features(cpu, model.model, some);
+    train_naming(cpu, model.model, o);
+    // Weights of: exists, color, shape, size, texture, count, related count, relation, compare, two hop, statement, three kinds
+    // of boxes, two tallies, diagram, read, answerable, caption.
+    const shapes::Mixture looks{{20, 25, 20, 10, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}};
+    const shapes::Mixture short_answers{{20, 20, 15, 6, 5, 14, 0, 14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}};
+    const shapes::Mixture most{{18, 20, 12, 6, 5, 14, 0, 14, 0, 0, 0, 10, 0, 0, 0, 0, 4, 6, 2, 2}};
+    const shapes::Mixture everything{{14, 20, 12, 6, 5, 16, 4, 12, 2, 6, 6, 14, 8, 8, 4, 2, 6, 10, 4, 4}};
+    const auto lesson = [](std::size_t questions, std::uint32_t plain_first, std::uint32_t plain_later, const shapes::Mixture& mixture, std::size_t most_objects) {
+        return World{.seed = 0, .questions = questions, .text_percent = 1, .plain_first = plain_first, .plain_later = plain_later, .mixture = mixture, .most_objects = most_objects};
+    };
+    train_answers(cpu, model, {"one", Stage::finetune, lesson(3, 100, 100, looks, 1), 300, 8e-4}, o);
+    train_answers(cpu, model, {"few", Stage::finetune, lesson(8, 100, 100, short_answers, 3), 1200, 8e-4}, o);
+    train_answers(cpu, model, {"many", Stage::finetune, lesson(8, 100, 100, most, 15), 1600, 8e-4}, o);
+    train_answers(cpu, model, {"all", Stage::full_finetune, lesson(8, 50, 75, everything, 15), 2400, 5e-4, true}, o);
+    std::fflush(stdout);
+    store_as(cpu, model.model, Dtype::q8);
     const auto packed = o.folder / "model.prism";
     std::printf("%s: %llu bytes\n", packed.string().c_str(), static_cast<unsigned long long>(pack(packed, model)));
     measure(cpu, from_pretrained(cpu, packed), o);
@@ -82,11 +209,8 @@ void train(Cpu& cpu, const Options& o) {
 int main(int argc, char** argv) try {
     Options  o;
     CLI::App app{"Trains the small model of the shapes world, or measures one"};
-    app.add_option("--folder", o.folder, "Where the run and model.prism go")->capture_default_str();
-    app.add_option("--rows", o.rows, "Conversations of an epoch")->capture_default_str();
-    app.add_option("--epochs", o.epochs, "How often each is read")->capture_default_str();
-    app.add_option("--batch", o.batch, "Conversations of a step")->capture_default_str();
-    app.add_option("--rate", o.rate, "Highest learning rate")->capture_default_str();
+    app.add_option("--folder", o.folder, "Where the run and model.prism go")->capture_default_str()->take_last();
+    app.add_option("--length", o.length, "How long every part takes, as a share of what is written here")->capture_default_str()->check(CLI::PositiveNumber);
     app.add_option("--seed", o.seed, "Of parameters and order")->capture_default_str();
     app.add_option("--threads", o.threads, "How many compute; default: physical cores");
     app.add_option("--pictures", o.pictures, "Held-out pictures to measure on")->capture_default_str();

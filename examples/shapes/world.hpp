@@ -49,8 +49,13 @@ struct World {
     std::uint32_t  plain_first = 25, plain_later = 75;  // questions without a benchmark's instructions, in percent: shorter rows
     Mixture        mixture = Mixture::standard();
     CaptionOptions captions{};
+    std::size_t    most_objects = 15;  // of a scene: with fewer the others are left out, which is where to begin with learning
 
-    Scene scene(Split split, std::uint64_t index) const { return make_scene(seed, {split, index}); }
+    Scene scene(Split split, std::uint64_t index) const {
+        Scene scene = make_scene(seed, {split, index});
+        if (scene.objects.size() > most_objects) scene.objects.erase(scene.objects.begin() + static_cast<std::ptrdiff_t>(most_objects), scene.objects.end());
+        return scene;
+    }
 
     /// A conversation. Its first question mostly says what the answer shall look like, as in LLaVA's mixture; the later ones
     /// seldom do, except those whose answers could not be read otherwise.

@@ -34,7 +34,7 @@ constexpr const char* question = "What color is the shape?";
 
 TEST_CASE("shapes/train: a model composed from modules learns in seconds what colour it sees") {
     Cpu  be{};
-    auto model = shapes::fresh_model(be, 5, {.tower_width = 48, .tower_layers = 3, .tower_heads = 3, .width = 64, .layers = 2, .heads = 2});
+    auto model = shapes::fresh_model(be, 5, {.image_size = 48, .tower_width = 48, .tower_layers = 3, .tower_heads = 3, .width = 64, .layers = 2, .heads = 2});
     const auto&       towers = model.model.config.towers;
     const std::size_t per_step = 16, n_steps = 600, size = towers[0].vit.image_size, n_pixels = 3 * size * size;
     const auto        format = prompt_builder_for(shapes::prompt_style).format();
@@ -88,7 +88,7 @@ TEST_CASE("shapes/measure: true answers are right, and every question of every p
     CHECK(n_boxes > 0);
 
     Cpu                 be{};
-    const auto          model = shapes::fresh_model(be, 5, {.tower_width = 48, .tower_layers = 2, .tower_heads = 3, .width = 64, .layers = 1, .heads = 2});
+    const auto          model = shapes::fresh_model(be, 5, {.image_size = 48, .tower_width = 48, .tower_layers = 2, .tower_heads = 3, .width = 64, .layers = 1, .heads = 2});
     std::size_t         pictures = 0;
     const auto          m = shapes::measure(be, model.model, chat_parts(model, 512), world, {.pictures = 6, .on_picture = [&](std::size_t done) { pictures = done; }});
     std::size_t         counted = 0, right = 0;

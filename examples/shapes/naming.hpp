@@ -1,0 +1,137 @@
+// Alignment patch by patch: the projector learns to say, with the language model's own words, what each patch shows.
+//
+//     NamingTrainer trainer{cpu, vlm, {.batch = 16, .steps = 400}};
+//     double loss = trainer.step([&](std::size_t i) { return world.scene(Split::train, k * 16 + i); });
+//
+// A soft token is read as if it were the last thing in the decoder: behind the final norm, by the table of words. It is to
+// give the words of the object there, or "empty", and a character that is written there. So a word of a question resembles
+// the patches that it is about before the decoder has seen a picture; from captions and answers alone that takes far longer.
+#pragma once
+
+#include "supervised.hpp"
+#include "vocabulary.hpp"
+
+#include "prism/backend/dry/twin.hpp"
+#include "prism/model/prismatic.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace prism::shapes {
+
+/// Patches by what is asked of them: pairs of a row and the id of a word.
+struct Names {
+    std::vector<std::int32_t> rows{}, labels{};
+};
+
+/// The words for what a patch shows, from the labels of a supervised tower.
+class PatchWords {
+public:
+    explicit PatchWords(const Tokenizer& words) {
+        const auto word = [&](std::string_view text) { return words.encode("the " + std::string(text)).back(); };
+        for (const auto name : color_names) ids_[0].push_back(word(name));
+        ids_[0].push_back(word("empty"));
+        for (const auto name : shape_names) ids_[1].push_back(word(name));
+        for (const auto name : size_names) ids_[2].push_back(word(name));
+        for (const auto name : texture_names) ids_[3].push_back(word(name));
+        for (const char letter : label_letters) ids_[4].push_back(words.encode(std::string("X") + letter).back());
+    }
+    Names operator()(const PatchTruth& truth) const {
+        constexpr std::array asked{Patch::color, Patch::shape, Patch::size, Patch::texture, Patch::letter};
+        Names names;
+        for (std::size_t k = 0; k < asked.size(); ++k) {
+            const auto& labels = truth.labels[static_cast<std::size_t>(asked[k])];
+            for (std::size_t i = 0; i < labels.size(); ++i)
+                if (labels[i] >= 0 && static_cast<std::size_t>(labels[i]) < ids_[k].size())
+                    names.rows.push_back(static_cast<std::int32_t>(i)), names.labels.push_back(ids_[k][static_cast<std::size_t>(labels[i])]);
+        }
+        return names;
+    }
+
+private:
+    std::array<std::vector<std::int32_t>, 5> ids_;
+};
+
+/// The mean of -log p of the names; several of one patch share its probability. Gradients of the projector are added to `grads`.
+template <TrainingBackend B>
+double naming_pass(B& be, Workspace<B>& ws, const Prismatic<B>& m, std::span<const PixelView<B>> pixels, const Names& names, Tape<B>& tape, Prismatic<B>* grads) {
+    auto              scope = ws.scope();
+    const Keep<B>     kept{tape};
+    const std::size_t n = pixels[0].extent(0) * m.n_soft_tokens();
+    Mat<B>            features = ws.mat(n, m.projector.d_vision()), soft = ws.mat(n, m.llm.d_model()), read = ws.like(soft), d = ws.like(soft);
+    fuse_towers<B>(be, ws, m.towers, pixels, features);
+    m.projector.forward(be, ws, In<B>(features), soft, kept.at("projector"));
+    kept("hidden", In<B>(soft));
+    std::visit([&](const auto& decoder) { final_norm(decoder).forward(be, soft, read); }, m.llm.decoder);
+    ops::clear<B>(be, d);
+    const double share = 1 / std::max(1.0, static_cast<double>(names.rows.size()));
+    const double loss = head_loss(be, ws, m.llm, kept, In<B>(read), {names.rows, names.labels}, static_cast<float>(share), d, static_cast<LanguageModel<B>*>(nullptr)) * share;
+    backward(be, ws, m.projector, kept.at("projector"), In<B>(d), Mat<B>{}, grads ? &grads->projector : nullptr);
+    return loss;
+}
+
+/// `vlm` has to stay where it is; its towers share one size of pictures.
+class NamingTrainer {
+public:
+    NamingTrainer(Cpu& be, Prismatic<Cpu>& vlm, TowerOptions options)
+        : be_(&be), vlm_(&vlm), options_(options), words_(tokenizer()), grads_(unbound_twin<Cpu>(vlm)), twin_(dry_twin(vlm)), twin_grads_(dry_twin(vlm)),
+          optimizer_(be, vlm, [](std::string_view name) { return name.starts_with("projector."); },
+                     {.lr = options.rate, .beta2 = 0.95, .weight_decay = options.weight_decay, .total_steps = options.steps}),
+          twin_arena_(dry_, optimizer_.layout()), ws_(be, 0) {
+        optimizer_.gradients().bind(grads_), twin_arena_.bind(twin_grads_);
+        for (const TowerConfig& tower : vlm.config.towers) pixels_.emplace_back(options.batch * 3 * tower.vit.image_size * tower.vit.image_size);
+    }
+
+    /// As SupervisedTrainer::step.
+    template <class SceneOf>
+    double step(SceneOf&& scene) {
+        std::vector<PatchTruth> truths(options_.batch);
+        be_->parallel_for(options_.batch, 1, [&](std::size_t i, std::size_t) {
+            const Scene s = scene(i);
+            const Image picture = draw(s);
+            for (std::size_t t = 0; t < pixels_.size(); ++t) {
+                const std::size_t side = vlm_->config.towers[t].vit.image_size;
+                vlm_->config.towers[t].transform.apply(picture, {pixels_[t].data() + i * 3 * side * side, {3, side, side}});
+            }
+            add_truth(s, vlm_->towers[0].config.grid(), vlm_->towers[0].config.grid(), truths[i]);
+        });
+        const Names                 names = words_(joined(std::move(truths)));
+        std::vector<PixelView<Cpu>> views;
+        std::vector<PixelView<Dry>> dry_views;
+        for (std::size_t t = 0; t < pixels_.size(); ++t) {
+            const std::size_t side = vlm_->config.towers[t].vit.image_size;
+            views.push_back({pixels_[t].data(), {options_.batch, 3, side, side}}), dry_views.push_back(dry_view(views.back()));
+        }
+        make_room(*be_, ws_, dry_run([&](Dry& dry, Workspace<Dry>& ws) {
+                      Tape<Dry> tape;
+                      naming_pass<Dry>(dry, ws, twin_, dry_views, names, tape, &twin_grads_);
+                  }).workspace_bytes);
+        tape_.restart();
+        const double loss = naming_pass<Cpu>(*be_, ws_, *vlm_, views, names, tape_, &grads_);
+        optimizer_.step(*be_);
+        return loss;
+    }
+
+    std::vector<NamedSpan> state() { return optimizer_state(optimizer_); }
+    void                   set_steps(std::uint64_t n) { optimizer_.set_steps(n); }
+
+private:
+    Cpu*                            be_;
+    Prismatic<Cpu>*                 vlm_;
+    TowerOptions                    options_;
+    PatchWords                      words_;
+    Prismatic<Cpu>                  grads_;
+    Dry                             dry_;
+    Prismatic<Dry>                  twin_, twin_grads_;
+    Optimizer<Cpu>                  optimizer_;
+    Arena<Dry>                      twin_arena_;
+    Tape<Cpu>                       tape_;
+    Workspace<Cpu>                  ws_;
+    std::vector<std::vector<float>> pixels_;
+};
+
+}  // namespace prism::shapes

@@ -1,0 +1,72 @@
+// A part of a long training: steps that go on where they were killed, with the same outcome.
+//
+//     run_part({"build/shapes/dino.state", "supervised tower", 1500}, identity, trainer, [&](std::size_t k) { return trainer.step(...); });
+#pragma once
+
+#include "prism/backend/cpu/training.hpp"
+#include "prism/io/bundle.hpp"
+#include "prism/train/optimizer.hpp"
+#include "prism/train/run/train_run.hpp"
+
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace prism::shapes {
+
+/// What an optimiser has learnt so far, as a part saves it.
+inline std::vector<NamedSpan> optimizer_state(const Optimizer<Cpu>& o) {
+    const auto span = [](const char* name, Vec<Cpu> v) { return NamedSpan{name, {v.size()}, {v.data(), v.size()}}; };
+    return {span("parameters", o.parameters().values()), span("m", o.m()), span("v", o.v())};
+}
+
+struct Part {
+    std::filesystem::path file;  // where its state is kept
+    std::string           name;
+    std::size_t           steps = 0, save_every = 200;
+};
+
+/// Steps `trainer` from where `part.file` stands to the end. `step(k)` makes step k, of 0 ... steps - 1, and returns its loss;
+/// `said(loss)` is what a line of progress says of it. Throws ConfigError where the file is of another run, TrainingError for
+/// a loss that is no number.
+template <class Trainer, class Step>
+void run_part(const Part& part, const Json& identity, Trainer& trainer, Step&& step) {
+    std::vector<NamedSpan>   state = trainer.state();
+    std::vector<BundleEntry> entries;
+    for (const NamedSpan& s : state) entries.push_back({.name = s.name, .about = Json::object(), .bytes = std::as_bytes(s.values)});
+    std::size_t k = 0;
+    if (std::filesystem::exists(part.file)) {
+        const Bundle saved = read_bundle(MappedFile::open(part.file));
+        prism::detail::expect_same_run(saved.contents.at("identity"), identity, part.file.string());
+        k = saved.contents.at("step").get<std::size_t>();
+        for (const NamedSpan& s : state) {
+            const auto at = std::ranges::find(saved.entries, s.name, &BundleEntry::name);
+            if (at == saved.entries.end() || at->bytes.size() != s.values.size_bytes()) throw FormatError{part.file.string(), 0, "the state has no '" + s.name + "' of this size"};
+            std::memcpy(s.values.data(), at->bytes.data(), at->bytes.size());
+        }
+        trainer.set_steps(k);
+    }
+    const auto        begun = std::chrono::steady_clock::now();
+    const std::size_t first = k;
+    for (double smooth = 0; k < part.steps;) {
+        const double loss = step(k);
+        if (!std::isfinite(loss)) throw TrainingError{part.name + ": the loss of step " + std::to_string(k) + " is no number", k, {}, part.file.string()};
+        smooth = k == first ? loss : 0.98 * smooth + 0.02 * loss;
+        ++k;
+        if (k % 10 == 0 || k == part.steps) {
+            const double each = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() / static_cast<double>(k - first);
+            std::fprintf(stderr, "\r%s: step %zu of %zu, loss %.4f, %.1f minutes left ", part.name.c_str(), k, part.steps, smooth, each * static_cast<double>(part.steps - k) / 60);
+        }
+        if (k % part.save_every == 0 || k == part.steps) write_bundle(part.file, Json{{"step", k}, {"identity", identity}}, entries);
+    }
+    if (first < part.steps) std::fputc('\n', stderr);
+}
+
+}  // namespace prism::shapes

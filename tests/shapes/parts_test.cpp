@@ -1,0 +1,196 @@
+#include "model/support.hpp"
+#include "shapes/model.hpp"
+#include "shapes/naming.hpp"
+#include "shapes/probe.hpp"
+#include "shapes/supervised.hpp"
+#include "shapes/text.hpp"
+#include "shapes/world.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+using namespace prism;
+using shapes::Patch;
+using shapes::Split;
+
+namespace {
+
+const TowerConfig& tiny_tower() {
+    static const auto config = shapes::composition({.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2}).towers[0];
+    return config;
+}
+const std::vector<std::int32_t>& labels(const shapes::PatchTruth& truth, Patch what) { return truth.labels[static_cast<std::size_t>(what)]; }
+std::vector<float> numbers(const std::vector<NamedSpan>& state) {
+    std::vector<float> all;
+    for (const NamedSpan& s : state) all.insert(all.end(), s.values.begin(), s.values.end());
+    return all;
+}
+
+}  // namespace
+
+TEST_CASE("shapes/supervised: the truth about a patch is what the scene has there") {
+    std::size_t objects = 0, letters = 0;
+    for (std::size_t i = 0; i < 200; ++i) {
+        const shapes::Scene scene = shapes::make_scene(0, {Split::train, i});
+        shapes::PatchTruth  truth;
+        add_truth(scene, 9, 9, truth);
+        REQUIRE(truth.edges.size() == 81);
+        int middles = 0;
+        for (std::size_t p = 0; p < 81; ++p) {
+            const auto label = [&](Patch what) { return labels(truth, what)[p]; };
+            CHECK(label(Patch::blurred) == (scene.damage == shapes::Damage::blurred));
+            if (scene.damage == shapes::Damage::blurred) {
+                CHECK(label(Patch::color) == ignored_label);
+                continue;
+            }
+            middles += label(Patch::middles);
+            if (label(Patch::letter) < 20) ++letters;
+            if (const auto* o = shapes::object_at(scene, p / 9, p % 9, 9, 9)) {  // the probes' own rule, which is stricter
+                ++objects;
+                CHECK(label(Patch::color) == static_cast<int>(o->color));
+                CHECK(label(Patch::size) == static_cast<int>(o->size));
+                CHECK(label(Patch::texture) == static_cast<int>(o->texture));
+                if (!o->cut) CHECK(label(Patch::shape) == static_cast<int>(o->shape));
+                const double x1 = (0.5 + static_cast<double>(truth.edges[p][0]) / 9) * scene.width * shapes::px;
+                CHECK(std::abs(x1 - o->box().x1) < 3);  // sixteenths of a pixel
+            }
+        }
+        if (scene.damage == shapes::Damage::none && scene.kind == shapes::Kind::ordinary) CHECK(middles == static_cast<int>(scene.objects.size()));
+    }
+    CHECK(objects > 500);
+    CHECK(letters > 200);
+}
+
+TEST_CASE("shapes/supervised: gradients are those of the loss") {
+    Cpu                     be{{.threads = 2}};
+    shapes::Supervised<Cpu> m{tiny_tower().vit}, grads{tiny_tower().vit};
+    randomise(be, m, {.seed = 4, .spread = 0.15f});
+    const ArenaLayout layout = arena_layout(m, [&](std::string_view name) { return m.trained(name); });
+    Arena<Cpu>        theta{be, layout}, gradients{be, layout};
+    theta.adopt(be, m), gradients.bind(grads);
+    const std::size_t  n = 2, side = 48;
+    std::vector<float> pixels(n * 3 * side * side);
+    shapes::PatchTruth truth;
+    for (std::size_t i = 0; i < n; ++i) {
+        const shapes::Scene scene = shapes::make_scene(0, {Split::train, i});
+        tiny_tower().transform.apply(draw(scene), {pixels.data() + i * 3 * side * side, {3, side, side}});
+        add_truth(scene, 6, 6, truth);
+    }
+    Workspace<Cpu> ws{be, std::size_t{16} << 20};
+    Tape<Cpu>      tape{{.replay = false}};
+    const auto     loss = [&](shapes::Supervised<Cpu>* to) {
+        tape.restart();
+        return shapes::supervised_pass<Cpu>(be, ws, m, {pixels.data(), {n, 3, side, side}}, truth, tape, to);
+    };
+    loss(&grads);
+    for (const Slot& slot : layout.slots) {
+        const auto  values = theta.values(slot), slopes = gradients.values(slot);
+        double      largest = 0;
+        std::size_t at = 0;
+        for (std::size_t i = 0; i < slot.size; ++i)
+            if (std::abs(slopes(i)) > largest) largest = std::abs(slopes(i)), at = i;
+        REQUIRE(largest > 0);
+        const float was = values(at), h = 2e-3f;
+        values(at) = was + h;
+        const double above = loss(nullptr);
+        values(at) = was - h;
+        const double below = loss(nullptr);
+        values(at) = was;
+        INFO(slot.name);
+        CHECK((above - below) / (2 * static_cast<double>(h)) == doctest::Approx(slopes(at)).epsilon(0.02));
+    }
+}
+
+TEST_CASE("shapes/part: towers and language learn, and a part that was killed goes on with the same bits") {
+    const test::TempFolder folder;
+    const shapes::World   world{.seed = 0};
+    Cpu                   be{{.threads = 2}};
+    struct Killed {};
+    const auto twice = [&](auto&& fresh, const std::string& name, std::size_t steps, auto&& step) {
+        const Json identity{{"steps", steps}};
+        auto       whole = fresh(), first = fresh(), second = fresh();
+        const shapes::Part unbroken{folder / (name + "-unbroken"), name, steps, 5}, part{folder / name, name, steps, 5};
+        run_part(unbroken, identity, *whole, [&](std::size_t k) { return step(*whole, k); });
+        CHECK_THROWS_AS(run_part(part, identity, *first, [&](std::size_t k) { return k == 8 ? throw Killed{} : step(*first, k); }), Killed);
+        std::size_t made = 0;
+        run_part(part, identity, *second, [&](std::size_t k) { return ++made, step(*second, k); });
+        CHECK(made == steps - 5);  // the last checkpoint was after five
+        CHECK(numbers(second->state()) == numbers(whole->state()));
+        CHECK_THROWS_AS(run_part(part, Json{{"steps", steps + 1}}, *second, [](std::size_t) { return 0.0; }), ConfigError);
+        CHECK_THROWS_AS(run_part({folder / (name + "-nan"), name, steps, 5}, identity, *first, [](std::size_t) { return std::nan(""); }), TrainingError);
+        return whole;
+    };
+    const shapes::TowerOptions options{.batch = 16, .steps = 300, .rate = 4e-3};
+    const auto tower = twice([&] { return std::make_unique<shapes::SupervisedTrainer>(be, tiny_tower(), options); }, "tower", options.steps, [&](auto& t, std::size_t k) {
+        return t.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); });
+    });
+    tower->look([&](std::size_t i) { return world.scene(Split::validation, i); });
+    MESSAGE("colours of patches: " << tower->right()[0]);
+    CHECK(tower->right()[0] > 0.8);  // always "none": 0.63
+
+    const LlamaConfig                            decoder = std::get<LlamaConfig>(shapes::composition({.width = 64, .layers = 2, .heads = 2}).llm);
+    std::vector<std::unique_ptr<LanguageModel<Cpu>>> models;
+    double                                           before = 0;
+    const auto text = twice(
+        [&] {
+            models.push_back(std::make_unique<LanguageModel<Cpu>>(decoder));
+            randomise(be, *models.back(), {.seed = 1, .spread = 0.06f});
+            auto trainer = std::make_unique<shapes::TextTrainer>(be, *models.back(), shapes::TextOptions{.batch = 8, .steps = 40, .rate = 4e-3});
+            before = trainer->held_out();
+            return trainer;
+        },
+        "language", 40, [](auto& t, std::size_t k) { return t.step(k); });
+    MESSAGE("language: " << before << " to " << text->held_out());
+    CHECK(before > 5);
+    CHECK(text->held_out() < 3.5);
+}
+
+TEST_CASE("shapes/model: features are centred without losing a difference, and the projector learns to name what is there") {
+    Cpu                be{{.threads = 2}};
+    auto               p = shapes::fresh_model(be, 3, {.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2, .width = 64, .layers = 1, .heads = 2});
+    Prismatic<Cpu>&    vlm = p.model;
+    const std::size_t  n = vlm.n_soft_tokens(), d = vlm.projector.d_vision(), size = 48;
+    std::vector<Image> pictures;
+    for (std::size_t i = 0; i < 8; ++i) pictures.push_back(shapes::draw(shapes::make_scene(0, {Split::train, i})));
+    Workspace<Cpu> ws{be, std::size_t{16} << 20};
+    const auto     features = [&] {
+        std::vector<float> all(pictures.size() * n * d), pixels(3 * size * size);
+        for (std::size_t i = 0; i < pictures.size(); ++i)
+            for (std::size_t t = 0, column = 0; t < 2; column += vlm.towers[t++].d_model()) {
+                vlm.config.towers[t].transform.apply(pictures[i], {pixels.data(), {3, size, size}});
+                const Mat<Cpu> to{all.data() + i * n * d, {n, d}};
+                vlm.towers[t].forward(be, ws, {pixels.data(), {1, 3, size, size}}, to.cols(column, vlm.towers[t].d_model()));
+            }
+        return all;
+    };
+    const auto before = features();
+    shapes::centre_features(be, vlm, pictures);
+    const auto after = features();
+    for (std::size_t j = 0; j < d; ++j) {
+        double mean = 0, most = 0;
+        for (std::size_t i = 0; i < pictures.size() * n; ++i) {
+            mean += static_cast<double>(after[i * d + j]) / static_cast<double>(pictures.size() * n);
+            most = std::max(most, std::abs(static_cast<double>((before[i * d + j] - before[j]) - (after[i * d + j] - after[j]))));
+        }
+        CHECK(std::abs(mean) < 1e-4);
+        CHECK(most < 1e-4);
+    }
+
+    const std::vector<float> towers = features();
+    shapes::NamingTrainer    trainer{be, vlm, {.batch = 8, .steps = 150, .rate = 5e-3}};
+    double                   first = 0, last = 0;
+    for (std::size_t k = 0; k < 150; ++k) {
+        last = trainer.step([&](std::size_t i) { return shapes::make_scene(0, {Split::train, k * 8 + i}); });
+        if (k == 0) first = last;
+    }
+    MESSAGE("naming: " << first << " to " << last);
+    CHECK(first > 5.5);  // of 336 words, read by a table of random numbers that no projector can make sure of more
+    CHECK(last < 4.8);
+    CHECK(features() == towers);  // they are as they were
+}

@@ -4,6 +4,8 @@
 #include "prism/train/trainer.hpp"
 #include "support/allocations.hpp"
 #include "support/random_weights.hpp"
+#include "support/tensors.hpp"
+#include "support/thread_ranks.hpp"
 
 #include <doctest/doctest.h>
 
@@ -402,27 +404,39 @@ TEST_CASE("train: what a batch may not be is said") {
     CHECK_THROWS_AS(trainer.micro_step({.rows = unknown}), ShapeError);
 }
 
-TEST_CASE("train: shares of a step are the whole step") {
+TEST_CASE("train: ranks add up their gradients, and have a share of the moments each") {
     const Examples     examples;
-    std::vector<float> whole;
-    for (std::size_t ranks : {1, 3}) {
-        Cpu            be{{.threads = 1}};
-        std::vector<float> together;
-        for (std::size_t rank = 0; rank < ranks; ++rank) {
-            Prismatic<Cpu> model{tiny(mistral, ProjectorKind::linear)};
+    std::vector<float> one, many;
+    double             norm = 0;
+    for (const std::size_t n : {1U, 3U}) {
+        std::vector<std::vector<float>> learnt(n);
+        std::vector<double>             norms(n);
+        std::vector<std::size_t>        moments(n);
+        const auto problems = test::on_ranks(n, [&](const Ranks& ranks) {
+            Cpu            be{{.threads = 1}};
+            Prismatic<Cpu> model{tiny(small_phi, ProjectorKind::linear)};
             randomise(be, model, 3);
-            Sharing<Cpu> sharing{.rank = rank, .n_ranks = ranks};
-            sharing.gather = [&](Vec<Cpu> all, std::span<const std::size_t> bounds) {
-                together.resize(all.size());
-                std::copy_n(all.data() + bounds[rank], bounds[rank + 1] - bounds[rank], together.begin() + static_cast<std::ptrdiff_t>(bounds[rank]));
-            };
-            Trainer trainer{be, model, Stage::finetune, {.optimizer = {.lr = 1e-2, .total_steps = 3, .warmup_ratio = 0}}, sharing};
-            trainer.micro_step(examples.batch());
-            trainer.step();
+            Trainer trainer{be, model, Stage::finetune, {.optimizer = {.lr = 1e-2, .eps = 1e-3, .total_steps = 3, .warmup_ratio = 0}, .accumulation = 3, .tape = {.dropout = 0.1f}, .seed = 5},
+                            sharing<Cpu>(ranks)};
+            for (int step = 0; step < 2; ++step) {
+                while (!trainer.due()) trainer.micro_step(examples.batch());
+                norms[ranks.rank()] += trainer.step().grad_norm;
+            }
+            const Vec<Cpu> all = trainer.optimizer().parameters().values();
+            learnt[ranks.rank()].assign(all.data(), all.data() + all.size());
+            moments[ranks.rank()] = trainer.optimizer().m().size();
+        });
+        for (std::size_t r = 0; r < n; ++r) {
+            CHECK(test::said(problems[r]) == "");
+            CHECK(learnt[r] == learnt[0]);
+            CHECK(norms[r] == norms[0]);
         }
-        if (ranks == 1) whole = together;
-        else CHECK(together == whole);
+        CHECK(std::accumulate(moments.begin(), moments.end(), std::size_t{0}) == learnt[0].size());
+        (n == 1 ? one : many) = learnt[0];
+        if (n == 1) norm = norms[0];
+        CHECK(norms[0] == doctest::Approx(norm).epsilon(1e-6));
     }
+    CHECK(relative_error(many, one) < 1e-5);
 }
 
 TEST_CASE("train: dropout drops its share, keeps the mean, and drops the same for the same key") {

@@ -1,5 +1,6 @@
-// A run on disk: configuration, folder, checkpoints, metrics, and that being killed changes nothing.
+// A run on disk: configuration, folder, checkpoints, metrics, that being killed changes nothing, and nor does the number of ranks.
 #include "io/support.hpp"
+#include "support/thread_ranks.hpp"
 
 #include "prism/image/read.hpp"
 #include "prism/train/run/loss_curve.hpp"
@@ -22,7 +23,7 @@
 #include <unistd.h>
 
 using namespace prism;
-using prism::test::TempFolder;
+using prism::test::TempFolder, prism::test::said;
 namespace fs = std::filesystem;
 
 namespace {
@@ -47,14 +48,16 @@ struct Numbers {
     }
 };
 
-/// Learns a number for each token, with AdamW.
+/// Learns a number for each token, with AdamW; alone or as one of several ranks.
 struct Toy {
+    Ranks              ranks{};
     std::vector<float> w = std::vector<float>(8, 0.5f), b = std::vector<float>(1, 0.0f), gradient = std::vector<float>(9), m = std::vector<float>(9), v = std::vector<float>(9);
     std::uint64_t      steps = 0;
-    std::size_t        micro_steps = 0, nan_at = 0;
+    std::size_t        micro_steps = 0, nan_at = 0, bad_gradient_at = 0;
 
     double micro_step(const Batch& batch, double scale) {
         if (++micro_steps == nan_at) return std::nan("");
+        if (micro_steps == bad_gradient_at) gradient[0] = std::nanf("");
         double loss = 0;
         const double n = static_cast<double>(batch.ids.size());
         for (const std::int32_t id : batch.ids) {
@@ -67,21 +70,35 @@ struct Toy {
     }
     double step(double rate) {
         ++steps;
-        double norm = 0;
-        for (std::size_t i = 0; i < 9; ++i) {
+        double     norm = 0;
+        const auto at = bounds();
+        ranks.sum_shares(gradient, at);
+        std::vector<float> all = w;
+        all.push_back(b[0]);
+        for (std::size_t i = at[ranks.rank()]; i < at[ranks.rank() + 1]; ++i) {
             const float g = gradient[i];
             norm += static_cast<double>(g * g);
             m[i] += 0.1f * (g - m[i]), v[i] = 0.999f * v[i] + 0.001f * g * g;
             const double t = static_cast<double>(steps), hat = static_cast<double>(m[i]) / (1 - std::pow(0.9, t)), root = std::sqrt(static_cast<double>(v[i]) / (1 - std::pow(0.999, t)));
-            (i < 8 ? w[i] : b[0]) -= static_cast<float>(rate * hat / (root + 1e-8));
+            all[i] -= static_cast<float>(rate * hat / (root + 1e-8));
         }
+        ranks.gather_shares(all, at);
+        std::copy_n(all.begin(), 8, w.begin()), b[0] = all[8];
         clear_gradients();
-        return std::sqrt(norm);
+        return std::sqrt(ranks.total(norm));
+    }
+    std::vector<std::size_t> bounds() const {
+        std::vector<std::size_t> at;
+        for (std::size_t r = 0; r <= ranks.n(); ++r) at.push_back(9 * r / ranks.n());
+        return at;
     }
     void clear_gradients() { std::ranges::fill(gradient, 0.0f); }
     void set_steps(std::uint64_t n) { steps = n; }
     std::vector<NamedSpan> parameters() { return {{"projector.projector.0.weight", {2, 4}, w}, {"llm_backbone.llm.bias", {1}, b}}; }
-    std::vector<NamedSpan> moments() { return {{"m", {9}, m}, {"v", {9}, v}}; }
+    std::vector<NamedSpan> moments() {
+        const std::size_t first = bounds()[ranks.rank()], n = bounds()[ranks.rank() + 1] - first;
+        return {{"m", {n}, std::span(m).subspan(first, n)}, {"v", {n}, std::span(v).subspan(first, n)}};
+    }
 };
 static_assert(StageTrainer<Toy>);
 static_assert(ExampleSource<Numbers>);
@@ -348,6 +365,82 @@ TEST_CASE("train/run: killed at any moment, a run ends with the bits of an unbro
         CHECK(read_file(temp.path() / "toy/resume.bundle") == read_file(whole.path() / "toy/resume.bundle"));
     }
     MESSAGE(killed, " kills");
+}
+
+namespace {
+
+/// A plan of four micro-batches a step; an epoch of alignment ends with some that are too few for one.
+StagePlan plan_of_ranks(Stage stage, const Ranks& ranks = {}) {
+    StagePlan plan = plan_of(2, 3);
+    plan.stage = stage, plan.settings.per_device_batch_size = 2, plan.ranks = ranks;
+    return plan;
+}
+/// Trains on n ranks, the first of which has the folder, until `stop` steps have been made. What each of them threw.
+std::vector<std::exception_ptr> train_on_ranks(std::size_t n, const TempFolder& temp, Stage stage = Stage::finetune, std::size_t stop = 100,
+                                               const std::function<void(Toy&, StagePlan&)>& change = {}) {
+    const Numbers                   numbers(37);
+    std::vector<std::vector<float>> learnt(n);
+    auto problems = test::on_ranks(n, [&](const Ranks& ranks) {
+        Toy                      toy{ranks};
+        std::optional<RunFolder> folder;
+        if (ranks.first()) folder.emplace(temp.path(), "toy", metrics_name(stage) + "/Step");
+        else toy.w[3] = 9;  // what it has does not matter: all begin with what the first has
+        StagePlan plan = plan_of_ranks(stage, ranks);
+        if (change) change(toy, plan);
+        train_stage(toy, numbers, plan, folder ? &*folder : nullptr, {.on_step = [&](const StageProgress& p) { return p.step < stop; }});
+        learnt[ranks.rank()] = toy.w;
+    });
+    for (const auto& w : learnt) CHECK(w == learnt[0]);
+    return problems;
+}
+double furthest(const std::vector<Json>& a, const std::vector<Json>& b, const std::string& name) {
+    REQUIRE(a.size() == b.size());
+    double most = 0;
+    for (std::size_t i = 0; i < a.size(); ++i)
+        for (const char* key : {"/Loss", "/Loss (Raw)"}) most = std::max(most, std::abs(a[i].at(name + key).get<double>() - b[i].at(name + key).get<double>()));
+    return most;
+}
+
+}  // namespace
+
+TEST_CASE("train/run: ranks have the losses of one process, and the same bits again") {
+    for (const Stage stage : {Stage::align, Stage::finetune}) {
+        const std::string name = metrics_name(stage);
+        const auto        metrics = [&](const TempFolder& temp) { return RunFolder{temp.path(), "toy", name + "/Step"}.metrics(); };
+        const TempFolder  one;
+        CHECK(said(train_on_ranks(1, one, stage)[0]) == "");
+        CHECK(metrics(one).size() == (stage == Stage::align ? 8 : 12));
+        for (const std::size_t n : {2U, 4U}) {
+            const TempFolder whole, parts;
+            for (const auto& problem : train_on_ranks(n, whole, stage)) CHECK(said(problem) == "");
+            CHECK(furthest(metrics(whole), metrics(one), name) < 1e-5);
+            for (const std::size_t stop : {1U, 5U, 100U}) train_on_ranks(n, parts, stage, stop);
+            for (const char* file : {"checkpoints/latest-checkpoint.pt", "resume.bundle"})
+                CHECK(read_file(whole.path() / "toy" / file) == read_file(parts.path() / "toy" / file));
+        }
+        const TempFolder mixed;  // the number of ranks may change
+        for (const auto& [n, stop] : {std::pair{2U, 2U}, {1U, 5U}, {4U, 7U}, {2U, 100U}}) train_on_ranks(n, mixed, stage, stop);
+        CHECK(furthest(metrics(mixed), metrics(one), name) < 1e-5);
+    }
+}
+
+TEST_CASE("train/run: what stops one rank stops all, and one says why") {
+    // What `teller` says when something is wrong with `culprit`.
+    const auto failed = [](std::size_t culprit, std::size_t teller, const std::function<void(Toy&, StagePlan&)>& change) {
+        const TempFolder temp;
+        const auto       problems = train_on_ranks(4, temp, Stage::finetune, 100, [&](Toy& toy, StagePlan& plan) {
+            if (toy.ranks.rank() == culprit) change(toy, plan);
+        });
+        for (std::size_t r = 0; r < 4; ++r)
+            if (r != teller) CHECK(said(problems[r]) == "stopped, because rank " + std::to_string(teller) + " failed");
+        return said(problems[teller]);
+    };
+    const std::string loss = failed(2, 2, [](Toy& toy, StagePlan&) { toy.nan_at = 5; });
+    CHECK(loss.starts_with("step 5: the loss is nan, in a batch of number "));
+    CHECK(loss.find("the last good checkpoint is ") != std::string::npos);
+    CHECK(failed(1, 0, [](Toy& toy, StagePlan&) { toy.bad_gradient_at = 1; }).starts_with("step 1: the norm of the gradients is nan"));
+    CHECK(failed(3, 3, [](Toy&, StagePlan& plan) { plan.identity = {{"seed", 8}}; }).find("the configuration and the annotations of the first") != std::string::npos);
+    CHECK(failed(1, 1, [](Toy&, StagePlan& plan) { plan.settings.per_device_batch_size = 3; }).find("a multiple of 4 ranks") != std::string::npos);
 }
 
 TEST_CASE("train/run: a loss that is no number stops the run, and says where and what is left") {

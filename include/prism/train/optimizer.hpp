@@ -7,10 +7,12 @@
 #pragma once
 
 #include "prism/train/arena.hpp"
+#include "prism/train/ranks.hpp"
 #include "prism/train/schedule.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -39,16 +41,27 @@ struct StepReport {
     std::uint64_t step = 0;       // that was made: 1, 2, ...
     double        lr = 0;         // that it used
     double        grad_norm = 0;  // before clipping
-    bool          finite = true;  // false: the norm is no finite number; nothing was changed, and the gradients are still there
+    bool          finite = true;  // false: the norm is no finite number; no parameter was changed, and the gradients are still there
 };
 
-/// How several processes share the work of a step. Each has all parameters and gradients and the moments of one share.
+/// How several processes share the work of a step. Each has all parameters, gradients of its own, and the moments of one share,
+/// values bounds[rank] to bounds[rank + 1] of the layout.
 template <Backend B>
 struct Sharing {
-    std::size_t                                    rank = 0, n_ranks = 1;
-    std::function<void(Vec<B> gradients)>          average{};  // over the processes, in a fixed order
-    std::function<void(Vec<B> parameters, std::span<const std::size_t> bounds)> gather{};  // process r has [bounds[r], bounds[r + 1]) anew
+    std::size_t rank = 0, n_ranks = 1;
+    std::function<void(Vec<B> gradients, std::span<const std::size_t> bounds)>  sum{};    // of all processes, in a fixed order, for the own share
+    std::function<double(double mine)>                                          total{};  // of all processes
+    std::function<void(Vec<B> parameters, std::span<const std::size_t> bounds)> gather{};  // process r has its share anew
 };
+/// The same for ranks, on a backend whose memory the host reads.
+template <Backend B>
+    requires std::same_as<typename B::space, host>
+Sharing<B> sharing(const Ranks& ranks) {
+    if (ranks.n() == 1) return {};
+    return {ranks.rank(), ranks.n(), [ranks](Vec<B> gradients, std::span<const std::size_t> bounds) { ranks.sum_shares(gradients.span(), bounds); },
+            [ranks](double mine) { return ranks.total(mine); },
+            [ranks](Vec<B> parameters, std::span<const std::size_t> bounds) { ranks.gather_shares(parameters.span(), bounds); }};
+}
 
 /// The trained parameters of a model, their gradients and both moments, as flat arenas of one layout. Movable.
 template <TrainingBackend B>
@@ -72,6 +85,7 @@ public:
     }
 
     const OptimizerOptions& options() const { return options_; }
+    const Sharing<B>&       sharing() const { return sharing_; }
     /// Names, shapes and places in `parameters` and `gradients`, and, less first_moment(), in the moments.
     const ArenaLayout&   layout() const { return parameters_.layout(); }
     const Arena<B>& parameters() const { return parameters_; }
@@ -88,25 +102,29 @@ public:
     /// The rate of the next step by the options' schedule.
     double        next_lr() const { return warmup_cosine(options_.lr, options_.warmup_ratio, steps_, options_.total_steps); }
 
-    /// One step with the gradients, which are 0 afterwards. Where their norm is no finite number nothing changes.
+    /// One step with the gradients, which are 0 afterwards; those of several processes are added up before. Where their norm is
+    /// no finite number no parameter changes.
     StepReport step(B& be) { return step(be, next_lr()); }
     /// The same at a rate of the caller's.
     StepReport step(B& be, double lr) {
-        if (sharing_.average) sharing_.average(gradients_.values());
+        if (sharing_.sum) sharing_.sum(gradients_.values(), bounds_);
+        const std::size_t first = bounds_[sharing_.rank], last = bounds_[sharing_.rank + 1];
+        const auto        between = [](Vec<B> all, std::size_t begin, std::size_t end) { return Vec<B>{all.data() ? all.data() + begin : nullptr, {end - begin}}; };
+        double            squares = ops::squared_norm<B>(be, between(gradients_.values(), first, last));
+        if (sharing_.total) squares = sharing_.total(squares);
         StepReport report{.step = steps_ + 1, .lr = lr};
-        report.grad_norm = std::sqrt(ops::squared_norm<B>(be, gradients_.values()));
+        report.grad_norm = std::sqrt(squares);
         report.finite = std::isfinite(report.grad_norm);
         if (!report.finite) return report;
         ++steps_;
         AdamWStep one{.lr = report.lr, .beta1 = options_.beta1, .beta2 = options_.beta2, .eps = options_.eps, .step = steps_};
         if (options_.max_grad_norm > 0) one.clip = static_cast<float>(std::min(1.0, options_.max_grad_norm / (report.grad_norm + 1e-6)));
-        const std::size_t first = bounds_[sharing_.rank], last = bounds_[sharing_.rank + 1];
         for (const Run& run : runs_) {
             const std::size_t begin = std::max(first, run.begin), end = std::min(last, run.end);
             if (begin >= end) continue;
             one.decay = run.decays ? options_.weight_decay : 0;
-            const auto some = [&](Vec<B> all, std::size_t less) { return Vec<B>{all.data() ? all.data() + (begin - less) : nullptr, {end - begin}}; };
-            ops::adamw<B>(be, some(parameters_.values(), 0), some(gradients_.values(), 0), some(m_.values(), first), some(v_.values(), first), one);
+            ops::adamw<B>(be, between(parameters_.values(), begin, end), between(gradients_.values(), begin, end), between(m_.values(), begin - first, end - first),
+                          between(v_.values(), begin - first, end - first), one);
         }
         if (sharing_.gather) sharing_.gather(parameters_.values(), bounds_);
         gradients_.clear(be);

@@ -25,7 +25,7 @@ namespace prism {
 
 struct TrainerOptions {
     OptimizerOptions optimizer{};
-    std::size_t      accumulation = 1;  // micro-steps of a step; each weighs the same, whatever it holds
+    std::size_t      accumulation = 1;  // micro-steps of a step, of all processes; each weighs the same, whatever it holds
     TapeOptions      tape{};
     LoraOptions      lora{};            // with a rank: adapters in place of the language model's parameters
     std::uint64_t    seed = 0;          // of what dropout drops
@@ -82,13 +82,15 @@ public:
     /// The same with a weight of the caller's.
     double micro_step(const TrainingBatch<B>& batch, double weight) {
         make_room(batch, true);
-        tape_.restart(detail::part_key(options_.seed, "micro-step", optimizer_.steps() * options_.accumulation + taken_));
+        // Processes take micro-steps in turn, so that these are those of one process.
+        const auto& sharing = optimizer_.sharing();
+        tape_.restart(detail::part_key(options_.seed, "micro-step", optimizer_.steps() * options_.accumulation + taken_ * sharing.n_ranks + sharing.rank));
         const double loss = training_pass(*be_, ws_, *model_, batch, plan_, tape_, static_cast<float>(weight), parts_of(stage_), &grads_);
         ++taken_;
         return loss;
     }
     /// Whether a step's micro-steps have been made.
-    bool due() const { return taken_ >= options_.accumulation; }
+    bool due() const { return taken_ * optimizer_.sharing().n_ranks >= options_.accumulation; }
     /// Clips, updates the parameters and clears the gradients.
     StepReport step() { return step(optimizer_.next_lr()); }
     /// The same at a rate of the caller's.

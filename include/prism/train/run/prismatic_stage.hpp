@@ -31,8 +31,9 @@ template <TrainingBackend B>
     requires std::same_as<typename B::space, host>
 class PrismaticStage {
 public:
-    PrismaticStage(B& be, Prismatic<B>& model, Stage stage, const TrainerOptions& options, Sharing<B> sharing = {})
-        : model_(&model), trainer_(be, model, stage, options, std::move(sharing)), rest_(be, arena_layout(model, [&](std::string_view name) {
+    /// Alone, or as one of several ranks.
+    PrismaticStage(B& be, Prismatic<B>& model, Stage stage, const TrainerOptions& options, const Ranks& ranks = {})
+        : model_(&model), trainer_(be, model, stage, options, sharing<B>(ranks)), rest_(be, arena_layout(model, [&](std::string_view name) {
               return in_trained_part(stage, name) && !trained_in(stage, model, name);
           })) {
         rest_.adopt(be, model);

@@ -3,14 +3,17 @@
 //     prism::RunFolder folder{"runs", id, "Finetune/Step"};
 //     prism::train_stage(trainer, examples, {.stage = prism::Stage::finetune, .settings = config.finetune}, folder);
 //
-// The outcome depends on the plan, the data and the first parameters alone, not on where the run was interrupted.
+// The outcome depends on the plan, the data and the first parameters alone, not on where the run was interrupted. Several
+// processes do the same together: see Ranks, and prism/train/mpi.hpp.
 // Source of the loop and its numbers: TRI-ML/prismatic-vlms, prismatic/training/strategies/base_strategy.py and
 // prismatic/training/metrics.py.
 #pragma once
 
 #include "prism/core/error.hpp"
 #include "prism/io/checkpoint.hpp"
+#include "prism/io/json.hpp"
 #include "prism/train/data/loader.hpp"
+#include "prism/train/ranks.hpp"
 #include "prism/train/run/loss_curve.hpp"
 #include "prism/train/run/run_folder.hpp"
 #include "prism/train/run/train_config.hpp"
@@ -20,7 +23,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <deque>
 #include <functional>
 #include <numeric>
@@ -47,7 +49,7 @@ concept StageTrainer = requires(T& trainer, const Batch& batch, double number, s
     { trainer.step(number) } -> std::convertible_to<double>;               // AdamW at that rate; the norm of the gradients, which are then cleared
     trainer.clear_gradients();
     { trainer.parameters() } -> std::same_as<std::vector<NamedSpan>>;
-    { trainer.moments() } -> std::same_as<std::vector<NamedSpan>>;
+    { trainer.moments() } -> std::same_as<std::vector<NamedSpan>>;  // of this rank's share: those of all ranks one after another are the whole
     trainer.set_steps(steps);  // that were taken before: moments and parameters have been put back
 };
 
@@ -68,7 +70,7 @@ struct StagePlan {
     std::uint64_t seed = 7;
     std::size_t   checkpoint_every = 0;  // steps; 0: at the end of epochs, or at max_steps
     LoaderOptions loader{};
-    std::size_t   ranks = 1, rank = 0;
+    Ranks         ranks{};  // that take the micro-batches of a step in turn
     Json          identity = Json::object();  // settings that a resumed run has to share with the one it goes on from
 };
 
@@ -78,6 +80,7 @@ struct StageProgress {
     const LoaderCounts& loader;
 };
 
+/// Called on the first rank.
 struct StageHooks {
     std::function<void(std::size_t step, std::size_t n_steps)> on_begin{};  // where the stage goes on, and where it ends
     std::function<bool(const StageProgress&)> on_step{};  // false: stop here, with a checkpoint
@@ -87,7 +90,7 @@ struct StageResult {
     std::size_t  steps = 0;
     double       loss = 0;  // the mean of the last 128 micro-batches
     bool         finished = false;
-    LoaderCounts loader{};
+    LoaderCounts loader{};  // of this rank; what was skipped is of all
 };
 
 /// "Full-finetune": how lines of metrics call a stage.
@@ -97,16 +100,18 @@ inline std::string metrics_name(Stage stage) {
     return name;
 }
 
-/// The examples of every batch of a stage, epoch after epoch.
+/// The examples of every batch of a stage, epoch after epoch, and whose turn it is. Batches are those of one process, however many
+/// ranks there are; the reference deals examples to them instead, so that what is in a batch depends on their number. In a
+/// fine-tuning stage neighbours of a step are of like length, so ranks have about the same to do.
 class StageOrder {
 public:
     /// `sizes` outlive it. Throws ConfigError where there are fewer examples than a global batch.
     StageOrder(const StagePlan& plan, std::span<const ExampleSize> sizes) : plan_(&plan), sizes_(sizes) {
         const StageSettings& s = plan.settings;
-        if (s.global_batch_size % (s.per_device_batch_size * plan.ranks) != 0)
+        if (s.global_batch_size % (s.per_device_batch_size * plan.ranks.n()) != 0)
             throw ConfigError{"global_batch_size", std::to_string(s.global_batch_size),
-                              "a multiple of " + std::to_string(plan.ranks) + " ranks with batches of " + std::to_string(s.per_device_batch_size)};
-        accumulation = s.global_batch_size / (s.per_device_batch_size * plan.ranks);
+                              "a multiple of " + std::to_string(plan.ranks.n()) + " ranks with batches of " + std::to_string(s.per_device_batch_size)};
+        accumulation = s.global_batch_size / s.per_device_batch_size;
         batches_per_epoch = (order(0).size() + s.per_device_batch_size - 1) / s.per_device_batch_size;
         steps_per_epoch = batches_per_epoch / accumulation;
         if (steps_per_epoch == 0)
@@ -121,6 +126,14 @@ public:
     std::size_t scheduled_steps;  // what the learning rate is spread over
     std::size_t n_steps;          // that are taken
 
+    /// Batch `i` of this rank, none after the last: of every epoch, each n-th.
+    std::vector<std::size_t> own_batch(std::size_t i) {
+        const std::size_t n = plan_->ranks.n(), rank = plan_->ranks.rank(), per_epoch = own(batches_per_epoch);
+        return per_epoch ? batch(i / per_epoch * batches_per_epoch + i % per_epoch * n + rank) : std::vector<std::size_t>{};
+    }
+    /// How many of the stage's first k batches are this rank's.
+    std::size_t own_before(std::size_t k) const { return k / batches_per_epoch * own(batches_per_epoch) + own(k % batches_per_epoch); }
+
     /// Batch `k` of the whole stage, none after the last.
     std::vector<std::size_t> batch(std::size_t k) {
         const std::size_t epoch = k / batches_per_epoch;
@@ -131,9 +144,12 @@ public:
     }
 
 private:
+    /// This rank's part of the first k batches of an epoch.
+    std::size_t own(std::size_t k) const { return (k + plan_->ranks.n() - 1 - plan_->ranks.rank()) / plan_->ranks.n(); }
+
     const std::vector<std::size_t>& order(std::size_t epoch) {
         if (order_.empty() || epoch != epoch_) {
-            const SamplerOptions options{.global_batch = plan_->settings.global_batch_size, .seed = plan_->seed, .epoch = epoch, .ranks = plan_->ranks, .rank = plan_->rank};
+            const SamplerOptions options{.global_batch = plan_->settings.global_batch_size, .seed = plan_->seed, .epoch = epoch};
             order_ = plan_->stage == Stage::align ? shuffled_order(sizes_.size(), options) : split_modality_order(sizes_, options);
             epoch_ = epoch;
         }
@@ -181,7 +197,15 @@ inline void expect_same_run(const Json& before, const Json& now, const std::stri
         }
 }
 
-inline void copy_values(std::span<float> to, std::span<const std::byte> from) { std::memcpy(to.data(), from.data(), from.size()); }
+/// Throws ConfigError on every rank whose settings or data are not those of the first: a file that one machine has in another version.
+inline void expect_same_everywhere(const Ranks& ranks, const StagePlan& plan, std::span<const ExampleSize> sizes) {
+    const std::string identity = plan.identity.dump();
+    std::uint32_t     sum = crc32_of(std::as_bytes(std::span(identity)));
+    for (const ExampleSize& s : sizes) sum = sum * 31 + static_cast<std::uint32_t>(2 * s.words + s.picture);
+    ranks.together([&, all = ranks.gather(sum)] {
+        if (all[ranks.rank()] != all[0]) throw ConfigError{"rank", std::to_string(ranks.rank()), "a rank with the configuration and the annotations of the first"};
+    });
+}
 
 /// Parameters by the key of their part, as checkpoints have them.
 inline TorchDict model_dict(const std::vector<NamedSpan>& parameters) {
@@ -211,16 +235,20 @@ inline void restore_parameters(const std::vector<NamedSpan>& parameters, const s
 /// Trains a stage to its end, from the last checkpoint in `folder` if there is one. Throws TrainingError for a loss that is
 /// no number, ExampleError for an example that cannot be used (unless the plan skips such), ConfigError for a plan that
 /// does not fit the data or the run that is resumed, LoadError when the disk fails. The folder is then at its last
-/// checkpoint.
+/// checkpoint. Of several ranks the first has the folder, and null is that of the others; they get parameters and state from the
+/// first. When one of them throws, the others throw RankError.
 template <StageTrainer T, ExampleSource S>
-StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunFolder& folder, const StageHooks& hooks = {}) {
-    StageOrder         order{plan, source.sizes()};
+StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunFolder* folder, const StageHooks& hooks = {}) {
+    const Ranks&       ranks = plan.ranks;
+    StageOrder         order = ranks.together([&] { return StageOrder{plan, source.sizes()}; });
     const std::string  name = metrics_name(plan.stage);
     detail::LossWindow losses;
     std::size_t        step = 0, k = 0;  // optimiser steps, batches
     std::string        good;
 
-    if (const auto point = folder.resume_point()) {
+    detail::expect_same_everywhere(ranks, plan, source.sizes());
+    std::optional<ResumePoint> point;
+    const auto                 resume = [&] {
         const Json& contents = point->bundle.contents;
         const auto  file = point->bundle.file->path();
         try {
@@ -229,33 +257,59 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
             losses.restore(contents.at("losses"));
         } catch (const Json::exception&) { throw FormatError{file, detail::bundle_header_at, "the state is not that of a training stage"}; }
         restore_parameters(trainer.parameters(), point->checkpoint);
-        for (const NamedSpan& m : trainer.moments()) detail::copy_values(m.values, point->entry(m.name, m.values.size_bytes()));
-        trainer.set_steps(step);
         good = point->checkpoint.string();
+    };
+    ranks.together([&] {
+        if (folder) point = folder->resume_point();
+        if (point) resume();
+    });
+    if (ranks.n() > 1) {
+        step = ranks.of_first(step), k = ranks.of_first(k), good = ranks.of_first(good);
+        losses.restore(parse_json(ranks.of_first(losses.json().dump()), "the first rank"));
+        for (const NamedSpan& p : trainer.parameters()) ranks.broadcast(p.values);
+    }
+    if (ranks.of_first(point.has_value())) {
+        for (const NamedSpan& m : trainer.moments()) {
+            const auto sizes = ranks.gather(m.values.size_bytes());
+            const auto whole = ranks.together([&] { return point ? point->entry(m.name, std::accumulate(sizes.begin(), sizes.end(), std::size_t{0})) : std::span<const std::byte>{}; });
+            ranks.deal(whole, m.values);
+        }
+        point.reset();  // the next checkpoint takes its place on disk
+        trainer.set_steps(step);
     }
 
     std::vector<LossPoint> curve;
-    for (const Json& line : folder.metrics())
-        if (line.contains(name + "/Step")) curve.push_back({line.at(name + "/Step").template get<double>(), line.at(name + "/Loss (Raw)").template get<double>(), line.at(name + "/Loss").template get<double>()});
+    const auto             begin = [&] {
+        for (const Json& line : folder->metrics())
+            if (line.contains(name + "/Step")) curve.push_back({line.at(name + "/Step").template get<double>(), line.at(name + "/Loss (Raw)").template get<double>(), line.at(name + "/Loss").template get<double>()});
+        if (hooks.on_begin) hooks.on_begin(step, order.n_steps);
+    };
+    ranks.together([&] {
+        if (folder) begin();
+    });
 
     const auto save = [&] {
-        const RunPoint           point{step, (k - 1) / order.batches_per_epoch, losses.last()};
-        std::vector<BundleEntry> entries;
-        for (const NamedSpan& m : trainer.moments()) entries.push_back({.name = m.name, .bytes = std::as_bytes(m.values)});
-        folder.save(point, detail::model_dict(trainer.parameters()), {{"identity", plan.identity}, {"next_batch", k}, {"losses", losses.json()}}, entries);
-        if (!curve.empty()) write_png(folder.path() / "loss.png", loss_curve(curve));
-        good = (folder.path() / "checkpoints" / checkpoint_name(point)).string();
+        const RunPoint                  here{step, (k - 1) / order.batches_per_epoch, losses.last()};
+        std::vector<std::vector<float>> stores;
+        std::vector<BundleEntry>        entries;
+        for (const NamedSpan& m : trainer.moments()) entries.push_back({.name = m.name, .bytes = std::as_bytes(ranks.collect(m.values, stores.emplace_back()))});
+        ranks.together([&] {
+            if (!folder) return;
+            folder->save(here, detail::model_dict(trainer.parameters()), {{"identity", plan.identity}, {"next_batch", k}, {"losses", losses.json()}}, entries);
+            if (!curve.empty()) write_png(folder->path() / "loss.png", loss_curve(curve));
+            good = (folder->path() / "checkpoints" / checkpoint_name(here)).string();
+        });
+        good = ranks.of_first(good);
     };
 
-    if (hooks.on_begin) hooks.on_begin(step, order.n_steps);
     std::deque<double> durations;
-    Loader             loader{source, [&](std::size_t i) { return order.batch(i); }, plan.loader, k};
+    Loader             loader{source, [&](std::size_t i) { return order.own_batch(i); }, plan.loader, order.own_before(k)};
     const std::size_t  last_batch = order.n_epochs * order.batches_per_epoch;
     bool               stop = false;
     auto               begun = std::chrono::steady_clock::now();
     // A cap on steps ends the stage at once; otherwise batches that are too few for a step are still looked at.
     while (k < last_batch && !stop && !(plan.settings.max_steps && step >= order.n_steps)) {
-        const Batch* batch = loader.next();
+        const Batch* batch = nullptr;
         const auto   refuse = [&](const std::string& what, double value) {
             std::string rows;
             for (const std::size_t i : batch->examples) rows.append(rows.empty() ? "" : "; ").append(source.name(i));
@@ -263,30 +317,51 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
                                     (good.empty() ? "; there is no checkpoint yet" : "; the last good checkpoint is " + good),
                                 step + 1, batch->examples, good};
         };
-        const std::size_t in_epoch = k % order.batches_per_epoch;
+        const std::size_t in_epoch = k % order.batches_per_epoch, n = std::min(order.accumulation, order.batches_per_epoch - in_epoch);
         if (in_epoch == 0) trainer.clear_gradients();  // of batches that were too few for a step
-        const double loss = trainer.micro_step(*batch, 1.0 / static_cast<double>(order.accumulation));
-        if (!std::isfinite(loss)) refuse("loss", loss);
-        losses.push(loss);
-        ++k;
-        const bool stepped = (in_epoch + 1) % order.accumulation == 0;
+        std::vector<double> own(order.accumulation / ranks.n());
+        ranks.together([&] {
+            for (std::size_t i = ranks.rank(); i < n; i += ranks.n()) {
+                batch = loader.next();
+                double& loss = own[i / ranks.n()];
+                loss = trainer.micro_step(*batch, 1.0 / static_cast<double>(order.accumulation));
+                if (!std::isfinite(loss)) refuse("loss", loss);
+            }
+        });
+        const auto all = ranks.gather(std::span<const double>(own));
+        for (std::size_t i = 0; i < n; ++i) losses.push(all[i % ranks.n() * own.size() + i / ranks.n()]);
+        k += n;
+        const bool stepped = n == order.accumulation;
         if (stepped) {
             const double norm = trainer.step(learning_rate(plan.settings, step, order.scheduled_steps));
-            if (!std::isfinite(norm)) refuse("norm of the gradients", norm);
-            ++step;
-            const auto now = std::chrono::steady_clock::now();
-            durations.push_back(std::chrono::duration<double>(now - std::exchange(begun, now)).count());
-            if (durations.size() > detail::LossWindow::most) durations.pop_front();
-            const double rate = learning_rate(plan.settings, step, order.scheduled_steps), raw = losses.mean(order.accumulation);
-            const double step_s = std::accumulate(durations.begin(), durations.end(), 0.0) / static_cast<double>(durations.size());
-            folder.log({{name + "/Learning Rate", rate}, {name + "/Loss", losses.mean()}, {name + "/Loss (Raw)", raw}, {name + "/Step", step}, {name + "/Step Time", step_s}});
-            curve.push_back({static_cast<double>(step), raw, losses.mean()});
-            if (hooks.on_step) stop = !hooks.on_step({step, order.n_steps, (k - 1) / order.batches_per_epoch, raw, losses.mean(), rate, norm, step_s, loader.counts()});
+            const auto   report = [&] {
+                if (!std::isfinite(norm)) refuse("norm of the gradients", norm);
+                const auto now = std::chrono::steady_clock::now();
+                durations.push_back(std::chrono::duration<double>(now - std::exchange(begun, now)).count());
+                if (durations.size() > detail::LossWindow::most) durations.pop_front();
+                const double rate = learning_rate(plan.settings, step + 1, order.scheduled_steps), raw = losses.mean(order.accumulation);
+                const double step_s = std::accumulate(durations.begin(), durations.end(), 0.0) / static_cast<double>(durations.size());
+                folder->log({{name + "/Learning Rate", rate}, {name + "/Loss", losses.mean()}, {name + "/Loss (Raw)", raw}, {name + "/Step", step + 1}, {name + "/Step Time", step_s}});
+                curve.push_back({static_cast<double>(step + 1), raw, losses.mean()});
+                if (hooks.on_step) stop = !hooks.on_step({step + 1, order.n_steps, (k - 1) / order.batches_per_epoch, raw, losses.mean(), rate, norm, step_s, loader.counts()});
+            };
+            ranks.together([&] {
+                if (folder) report();
+            });
+            stop = ranks.of_first(stop), ++step;
         }
         const bool ends = plan.settings.max_steps ? stepped && step == order.n_steps : k % order.batches_per_epoch == 0;
         if (ends || stop || (stepped && plan.checkpoint_every > 0 && step % plan.checkpoint_every == 0)) save();
     }
-    return {step, losses.mean(), !stop, loader.counts()};
+    StageResult result{step, losses.mean(), !stop, loader.counts()};
+    const auto  skipped = ranks.gather(result.loader.skipped);
+    result.loader.skipped = std::accumulate(skipped.begin(), skipped.end(), std::uint64_t{0});
+    return result;
+}
+/// The same for a process that is alone.
+template <StageTrainer T, ExampleSource S>
+StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunFolder& folder, const StageHooks& hooks = {}) {
+    return train_stage(trainer, source, plan, &folder, hooks);
 }
 
 }  // namespace prism

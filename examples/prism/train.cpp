@@ -1,4 +1,4 @@
-// train: the stages of a configuration, one after another, each from where it was left.
+// train: the stages of a configuration, one after another, each from where it was left; by the processes of mpirun together.
 #include "files.hpp"
 #include "models.hpp"
 #include "progress.hpp"
@@ -8,12 +8,18 @@
 #include "prism/train/run/base_model.hpp"
 #include "prism/train/run/prismatic_stage.hpp"
 #include "prism/train/run/train_run.hpp"
+#ifdef PRISM_WITH_MPI
+#include "prism/train/mpi.hpp"
+#endif
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace program {
 
@@ -41,40 +47,60 @@ struct Watched {
     std::optional<Progress>  bar;  // last: it reads the others
 };
 
-}  // namespace
-
-void run(const Common& common, const Train& args) {
-    if (common.weights != "as-stored") throw UsageError{"--weights " + common.weights + ": what is trained is f32, and the rest stays as it is stored"};
-    const TrainConfig     config = TrainConfig::open(args.config);
-    Cpu                   cpu = open_backend(common);
+void train(const Common& asked, const Train& args) {
+#ifdef PRISM_WITH_MPI
+    const Mpi    mpi;
+    const Ranks& ranks = mpi.ranks();
+#else
+    const Ranks ranks;
+#endif
+    Common common = asked;
+    common.quiet |= !ranks.first();  // one of them speaks
+    const auto config = ranks.together([&] {
+        if (common.weights != "as-stored") throw UsageError{"--weights " + common.weights + ": what is trained is f32, and the rest stays as it is stored"};
+        return TrainConfig::open(args.config);
+    });
+    const auto            cpu_made = ranks.together([&] { return std::unique_ptr<Cpu>{new Cpu{open_backend(common)}}; });
+    Cpu&                  cpu = *cpu_made;
     StageResult           result;
     std::size_t           steps = 0;
     std::filesystem::path before;
     for (std::size_t i = 0; i < config.stages.size(); ++i) {
         const Stage stage = config.stages[i];
         const auto& settings = config.settings(stage);
-        const auto  first = first_checkpoint(config, i, before);
-        RunFolder   folder{config.run_root_dir, config.id_of(stage), metrics_name(stage) + "/Step", config.keep_checkpoints};
-        auto        base = base_model(cpu, config);
-        if (first) start_from(cpu, base.model, *first);
-        LowRankAdapters<Cpu>::with_slots({}, base.model, config.lora);  // an unknown target is said before the stages without adapters
-        LlavaOptions options{.format = prompt_builder_for(config.llm_backbone_id).format(), .transforms = base.model.transforms(), .max_tokens = config.llm_max_length,
-                             .captions = stage == Stage::align, .bad = config.bad_examples};
-        const LlavaExamples examples{config.data(stage)[0], config.data(stage)[1], *base.tokenizer, std::move(options)};
+        const auto  first = ranks.together([&] { return first_checkpoint(config, i, before); });
+        const auto  folder = ranks.together([&] {
+            return ranks.first() ? std::make_unique<RunFolder>(config.run_root_dir, config.id_of(stage), metrics_name(stage) + "/Step", config.keep_checkpoints) : nullptr;
+        });
+        auto        base = ranks.together([&] {
+            auto opened = base_model(cpu, config);
+            if (first) start_from(cpu, opened.model, *first);
+            LowRankAdapters<Cpu>::with_slots({}, opened.model, config.lora);  // an unknown target is said before the stages without adapters
+            return opened;
+        });
+        const auto  examples = ranks.together([&] {
+            LlavaOptions options{.format = prompt_builder_for(config.llm_backbone_id).format(), .transforms = base.model.transforms(), .max_tokens = config.llm_max_length,
+                                 .captions = stage == Stage::align, .bad = config.bad_examples};
+            return LlavaExamples{config.data(stage)[0], config.data(stage)[1], *base.tokenizer, std::move(options)};
+        });
         if (examples.file().n_skipped() > 0)
             note(common, std::to_string(examples.file().n_skipped()) + " examples are left out; the first: " + examples.file().skipped().front().what());
 
         // Phi drops values of its residual branches when it is trained, and no other family does.
-        const bool     phi = std::holds_alternative<PhiConfig>(base.model.config.llm);
-        PrismaticStage trainer{cpu, base.model, stage, {.optimizer = {.lr = settings.learning_rate, .weight_decay = settings.weight_decay,
-                                                                      .decay = config.decay_by_shape ? Decay::by_shape : Decay::none, .max_grad_norm = settings.max_grad_norm},
-                                                        .tape = {.replay = config.recompute, .dropout = phi ? 0.1f : 0.0f}, .lora = config.adapters(stage), .seed = config.seed}};
+        const bool phi = std::holds_alternative<PhiConfig>(base.model.config.llm);
+        const auto trainer = ranks.together([&] {
+            const TrainerOptions options{.optimizer = {.lr = settings.learning_rate, .weight_decay = settings.weight_decay,
+                                                       .decay = config.decay_by_shape ? Decay::by_shape : Decay::none, .max_grad_norm = settings.max_grad_norm},
+                                         .accumulation = settings.global_batch_size / settings.per_device_batch_size,
+                                         .tape = {.replay = config.recompute, .dropout = phi ? 0.1f : 0.0f}, .lora = config.adapters(stage), .seed = config.seed};
+            return std::make_unique<PrismaticStage<Cpu>>(cpu, base.model, stage, options, ranks);
+        });
 
         Watched          watched;
         const StageHooks hooks{
             .on_begin = [&](std::size_t step, std::size_t n_steps) {  // it is known now that the folder is this run's
-                folder.describe(config.json_of(stage), config.json_of(stage));
-                link_parts(folder.path(), config);
+                folder->describe(config.json_of(stage), config.json_of(stage));
+                link_parts(folder->path(), config);
                 watched.bar.emplace(!common.quiet && step < n_steps, std::string(to_string(stage)), static_cast<double>(n_steps - step), 1, "steps",
                                     [&watched] { return static_cast<double>(watched.step.load()); },
                                     [&watched] {
@@ -88,18 +114,30 @@ void run(const Common& common, const Train& args) {
                 return true;
             }};
         const StagePlan plan{.stage = stage, .settings = settings, .seed = config.seed, .checkpoint_every = config.checkpoint_every,
-                             .loader = {.threads = config.loader_threads, .ahead = config.batches_ahead, .bad = config.bad_examples}, .identity = config.identity_of(stage)};
-        result = train_stage(trainer, examples, plan, folder, hooks);
+                             .loader = {.threads = config.loader_threads, .ahead = config.batches_ahead, .bad = config.bad_examples}, .ranks = ranks,
+                             .identity = config.identity_of(stage)};
+        result = train_stage(*trainer, examples, plan, folder.get(), hooks);
         watched.bar.reset();
-        if (result.finished) trainer.finish(cpu, folder, config.llm_dir);
-        steps += result.steps, before = folder.latest();
+        ranks.together([&] {
+            if (folder && result.finished) trainer->finish(cpu, *folder, config.llm_dir);
+        });
+        steps += result.steps, before = ranks.of_first(folder ? folder->latest().string() : "");
+        if (!folder) continue;
         char text[160];
         std::snprintf(text, sizeof text, ": %zu steps, loss %.4f; waited %.1f s for data, in %llu of %llu batches; %llu examples left out", result.steps, result.loss,
                       result.loader.waited_s, static_cast<unsigned long long>(result.loader.waits), static_cast<unsigned long long>(result.loader.batches),
                       static_cast<unsigned long long>(result.loader.skipped + examples.file().n_skipped()));
-        if (!common.json) std::cout << folder.path().string() << text << '\n';
+        if (!common.json) std::cout << folder->path().string() << text << '\n';
     }
-    if (common.json) print({{"steps", steps}, {"loss", result.loss}});
+    if (common.json && ranks.first()) print({{"steps", steps}, {"loss", result.loss}});
+}
+
+}  // namespace
+
+void run(const Common& common, const Train& args) {
+    try {
+        train(common, args);
+    } catch (const RankError&) { std::exit(1); }  // the process that failed says why
 }
 
 }  // namespace program

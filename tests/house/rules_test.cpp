@@ -160,7 +160,7 @@ TEST_CASE("house/rooms: every room is known and includes only rooms to its left"
     }
 }
 
-TEST_CASE("house/rooms: only backend/ names Eigen, CUDA and their kin; xtensor stays with pictures, npy and interop") {
+TEST_CASE("house/rooms: only backend/ names Eigen, CUDA and their kin; xtensor stays with pictures, npy and interop, MPI in a header of its own") {
     for (const auto& header : headers()) {
         const std::string name = name_of(header), room = room_of(name), code = code_only(read(header));
         CAPTURE(name);
@@ -177,6 +177,9 @@ TEST_CASE("house/rooms: only backend/ names Eigen, CUDA and their kin; xtensor s
         if (room != "image" && room != "interop" && name != "io/npy.hpp") {
             CHECK_FALSE(names(code, R"(\bxt::)"));
             CHECK_FALSE(includes("^xt(ensor|l|simd)/"));
+        }
+        if (name != "train/mpi.hpp") {
+            CHECK_FALSE(includes("^(mpi\\.h$|prism/train/mpi\\.hpp$)"));
         }
     }
 }

@@ -64,12 +64,12 @@ struct Ran {
     std::size_t error_lines() const { return static_cast<std::size_t>(std::count(err.begin(), err.end(), '\n')); }
 };
 
-/// Runs prism with these arguments and this standard input; kills it after that time, unless that is 0.
-inline Ran run(const std::vector<std::string>& arguments, std::string_view input = {}, std::chrono::microseconds kill_after = {}) {
+/// Runs a program, the first of these words, with this standard input; kills it after that time, unless that is 0.
+inline Ran run_program(const std::vector<std::string>& words, std::string_view input = {}, std::chrono::microseconds kill_after = {}) {
     const Scratch     scratch;
     const std::string in = scratch.write("in", input), out = scratch.path("out"), err = scratch.path("err");
-    std::vector<char*> argv{const_cast<char*>(PRISM_PROGRAM)};
-    for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    std::vector<char*> argv;
+    for (const auto& word : words) argv.push_back(const_cast<char*>(word.c_str()));
     argv.push_back(nullptr);
     posix_spawn_file_actions_t files;
     ::posix_spawn_file_actions_init(&files);
@@ -77,7 +77,7 @@ inline Ran run(const std::vector<std::string>& arguments, std::string_view input
     ::posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT, 0600);
     ::posix_spawn_file_actions_addopen(&files, STDERR_FILENO, err.c_str(), O_WRONLY | O_CREAT, 0600);
     pid_t pid = 0;
-    REQUIRE(::posix_spawn(&pid, PRISM_PROGRAM, &files, nullptr, argv.data(), environ) == 0);
+    REQUIRE(::posix_spawn(&pid, argv[0], &files, nullptr, argv.data(), environ) == 0);
     ::posix_spawn_file_actions_destroy(&files);
     if (kill_after.count() > 0) {
         std::this_thread::sleep_for(kill_after);
@@ -86,6 +86,11 @@ inline Ran run(const std::vector<std::string>& arguments, std::string_view input
     int state = 0;
     REQUIRE(::waitpid(pid, &state, 0) == pid);
     return {WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state), read_file(out), read_file(err)};
+}
+/// Runs prism with these arguments.
+inline Ran run(std::vector<std::string> arguments, std::string_view input = {}, std::chrono::microseconds kill_after = {}) {
+    arguments.insert(arguments.begin(), PRISM_PROGRAM);
+    return run_program(arguments, input, kill_after);
 }
 
 }  // namespace prism::test

@@ -7,8 +7,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <cstddef>
 #include <filesystem>
 #include <random>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -143,3 +146,97 @@ TEST_CASE("program/train: what is wrong is said in a line") {
     CHECK(run({"train"}).status == 2);
     CHECK(run({"train", "config.json", "--weights", "q8"}).status == 2);
 }
+
+#ifdef PRISM_MPIRUN
+
+namespace {
+
+/// mpirun with so many processes of prism train.
+Ran run_ranks(int n, const World& world) {
+    std::vector<std::string> words;
+    std::istringstream       mpirun{PRISM_MPIRUN};
+    for (std::string word; mpirun >> word;) words.push_back(word);
+    words.insert(words.end(), {std::to_string(n), PRISM_PROGRAM});
+    for (const std::string& word : world.command()) words.push_back(word);
+    return run_program(words);
+}
+/// Lines of standard error that prism has written; mpirun adds its own.
+std::vector<std::string> complaints(const Ran& ran) {
+    std::vector<std::string> all;
+    std::istringstream       lines{ran.err};
+    for (std::string line; std::getline(lines, line);)
+        if (line.starts_with("prism: ")) all.push_back(line);
+    return all;
+}
+/// The loss of every step of fine-tuning.
+std::vector<double> losses(const World& world) {
+    std::vector<double> all;
+    std::istringstream  lines{read_file(world.folder("finetune") / "metrics.jsonl")};
+    for (std::string line; std::getline(lines, line);) all.push_back(parse_json(line, "metrics")["Finetune/Loss (Raw)"].get<double>());
+    return all;
+}
+double furthest(const std::vector<double>& a, const std::vector<double>& b) {
+    REQUIRE(a.size() == b.size());
+    double most = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
+    return most;
+}
+
+}  // namespace
+
+TEST_CASE("program/train: two and four processes have the losses of one, stop together and go on together, or as one") {
+    World world;
+    // A step is four micro-batches. One picture is of this test's own, and broken for a while. AdamW makes whole steps of gradients
+    // that are nothing but rounding, so that losses differ by more the higher the rate is; the published one is a fifth of this.
+    world.config["model"]["finetune_learning_rate"] = 1e-4;
+    for (const char* stage : {"align", "finetune"}) world.config["model"][std::string(stage) + "_per_device_batch_size"] = 1;
+    const fs::path pictures = world.scratch.path("pictures");
+    fs::copy(fs::path(PRISM_TEST_DATA) / "images", pictures);
+    Json rows = parse_json(read_file(world.scratch.path("rows.json")), "rows");
+    rows[3]["image"] = "own.jpg";  // read in the third step, after a checkpoint
+    world.scratch.write("rows.json", rows.dump());
+    world.config["dataset"]["finetune_stage_components"][1] = pictures.string();
+    const auto in = [&](const char* root) { world.config["run_root_dir"] = world.scratch.path(root); };
+    const auto end_of = [&](const char* name) { return read_file(world.folder("finetune") / name); };
+
+    fs::copy_file(pictures / "rgb.jpg", pictures / "own.jpg");
+    in("one");
+    REQUIRE(run(world.command()).status == 0);
+    const auto expected = losses(world);
+    CHECK(expected.size() == 12);
+    in("four");
+    REQUIRE(run_ranks(4, world).status == 0);
+    CHECK(furthest(losses(world), expected) < 1e-5);
+    in("two");
+    const Ran two = run_ranks(2, world);
+    REQUIRE_MESSAGE(two.status == 0, two.err);
+    CHECK(complaints(two).empty());
+    CHECK(std::count(two.out.begin(), two.out.end(), '\n') == 2);
+    CHECK(furthest(losses(world), expected) < 1e-5);
+    const std::string checkpoint = end_of("checkpoints/latest-checkpoint.pt"), state = end_of("resume.bundle");
+
+    world.scratch.write("pictures/own.jpg", "no picture");
+    in("broken");
+    const Ran failed = run_ranks(2, world);
+    CHECK(failed.status == 1);
+    REQUIRE_MESSAGE(complaints(failed).size() == 1, failed.err);
+    CHECK_MESSAGE(complaints(failed)[0].find("'image' cannot be used") != std::string::npos, failed.err);
+    REQUIRE(fs::exists(world.folder("finetune") / "resume.bundle"));
+    fs::copy(world.scratch.path("broken"), world.scratch.path("other"), fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+    fs::copy_file(pictures / "rgb.jpg", pictures / "own.jpg", fs::copy_options::overwrite_existing);
+    REQUIRE(run_ranks(2, world).status == 0);
+    CHECK(end_of("checkpoints/latest-checkpoint.pt") == checkpoint);
+    CHECK(end_of("resume.bundle") == state);
+    in("other");
+    REQUIRE(run(world.command()).status == 0);
+    CHECK(furthest(losses(world), expected) < 1e-5);
+
+    // Three processes cannot share four micro-batches: found out by all, said by one.
+    in("three");
+    const Ran refused = run_ranks(3, world);
+    CHECK(refused.status == 1);
+    REQUIRE_MESSAGE(complaints(refused).size() == 1, refused.err);
+    CHECK_MESSAGE(complaints(refused)[0].find("a multiple of 3 ranks") != std::string::npos, refused.err);
+}
+
+#endif

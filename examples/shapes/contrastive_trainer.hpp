@@ -1,14 +1,16 @@
 // A tower that learns from captions: SigLIP's objective over pictures and what is said of them.
 //
-//     ContrastiveTrainer trainer{cpu, tower, {.steps = 3000}};
-//     train_stage(trainer, captions_of_the_world, plan, folder);      // through prism's loader, with checkpoints
-//     const double loss = trainer.step(pixels, captions);              // or by hand: [n, 3, S, S], n strings
+//     ContrastiveTrainer trainer{cpu, tower, {.steps = 1500}};
+//     for (std::size_t k = 0; k < 1500; ++k)
+//         trainer.step(transform, 256, [&](std::size_t i) { return world.caption_row(Split::train, k * 256 + i); });
+//     train_stage(trainer, captions_of_the_world, plan, folder);      // or through prism's loader, with checkpoints
 //
 // What is trained is what a language model reads: the output of the second-to-last block, averaged over patches. The text
 // tower and both projections are thrown away afterwards.
 #pragma once
 
 #include "contrastive.hpp"
+#include "draw.hpp"
 #include "pretraining.hpp"
 #include "vocabulary.hpp"
 
@@ -260,6 +262,17 @@ public:
         optimizer_.step(*be_);
         return loss;
     }
+    /// The same for rows of the world: row(i) is asked for 0 ... n - 1, on several threads, and has a scene and its caption.
+    template <class RowOf>
+    double step(const ImageTransform& transform, std::size_t n, RowOf&& row) {
+        const auto [pixels, captions] = draw_rows(transform, n, row);
+        return step(pixels, captions);
+    }
+    template <class RowOf>
+    double retrieval(const ImageTransform& transform, std::size_t n, RowOf&& row) {
+        const auto [pixels, captions] = draw_rows(transform, n, row);
+        return retrieval(pixels, captions);
+    }
     /// The share of pictures whose own caption is the nearest of the batch.
     double retrieval(std::span<const float> pixels, std::span<const std::string> captions) {
         double share = 0;
@@ -270,6 +283,7 @@ public:
     void                   clear_gradients() { optimizer_.gradients().clear(*be_); }
     std::vector<NamedSpan> parameters() { return named_parameters(optimizer_); }
     std::vector<NamedSpan> moments() { return named_moments(optimizer_); }
+    std::vector<NamedSpan> state() { return whole_state(optimizer_); }
     void                   set_steps(std::uint64_t n) { optimizer_.set_steps(n); }
     Optimizer<Cpu>&        optimizer() { return optimizer_; }
 
@@ -291,6 +305,18 @@ private:
         OptimizerOptions s = o.optimizer;
         s.lr = o.rate, s.total_steps = o.steps;
         return s;
+    }
+    template <class RowOf>
+    std::pair<std::vector<float>, std::vector<std::string>> draw_rows(const ImageTransform& transform, std::size_t n, RowOf& row) {
+        const std::size_t        size = transform.size;
+        std::vector<float>       pixels(n * 3 * size * size);
+        std::vector<std::string> captions(n);
+        be_->parallel_for(n, 1, [&](std::size_t i, std::size_t) {
+            const auto one = row(i);
+            transform.apply(draw(one.scene.value()), {pixels.data() + i * 3 * size * size, {3, size, size}});
+            captions[i] = one.turns[1].text;
+        });
+        return {std::move(pixels), std::move(captions)};
     }
     PixelView<Cpu> view(const float* pixels, std::size_t n) const {
         const std::size_t size = pair_.tower.config.image_size;

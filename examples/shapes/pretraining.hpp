@@ -24,13 +24,26 @@ inline bool reaches_features(const VitConfig& tower, std::string_view name) {
     return !name.starts_with("blocks." + std::to_string(tower.n_layers - 1) + ".") && !name.starts_with("norm.") && !name.starts_with("attn_pool.");
 }
 
-/// The parameters of `to` become those of `from`, of the same type and configuration: one memory, owned by both.
+/// The parameters of `to` that have values in `from` and the same shape there become those: one memory, owned by both. Both
+/// are of one type and depth.
 template <class M>
 void share_parameters(const M& from, M& to) {
-    std::vector<TensorInfo> values;
-    visit(from, [&](const std::string&, const auto& param) { values.push_back(param.stored()); });
-    auto next = values.begin();
-    visit(to, [&](const std::string&, auto& param) { param.take({next->data, next->owner, next->panels}, next->dtype), ++next; });
+    struct Place {
+        std::vector<std::size_t> shape{};
+        Placed                   values{};
+        Dtype                    dtype = Dtype::f32;
+    };
+    std::vector<Place> places;
+    visit(from, [&](const std::string&, const auto& param) {
+        places.emplace_back();
+        if (!param.bound()) return;
+        const TensorInfo t = param.stored();
+        places.back() = {t.shape, {t.data, t.owner, t.panels}, t.dtype};
+    });
+    auto next = places.begin();
+    visit(to, [&](const std::string&, auto& param) {
+        if (const Place& place = *next++; !place.shape.empty() && place.shape == param.shape()) param.take(place.values, place.dtype);
+    });
 }
 
 /// The parameters of `to` get the values of those of `from`, of the same type and configuration, as f32.
@@ -49,6 +62,13 @@ inline std::vector<NamedSpan> named_parameters(const Optimizer<Cpu>& optimizer) 
 }
 inline std::vector<NamedSpan> named_moments(const Optimizer<Cpu>& optimizer) {
     return {{"m", {optimizer.m().size()}, optimizer.m().span()}, {"v", {optimizer.v().size()}, optimizer.v().span()}};
+}
+
+/// The same as a part of the recipe saves it.
+inline std::vector<NamedSpan> whole_state(const Optimizer<Cpu>& optimizer) {
+    auto all = named_moments(optimizer);
+    all.push_back({"parameters", {optimizer.layout().size}, optimizer.parameters().values().span()});
+    return all;
 }
 
 /// Takes a larger workspace where this one is too small.

@@ -130,6 +130,33 @@ TEST_CASE("shapes/contrastive: a stage has the same bits with 1 and 3 threads, a
     CHECK(train(2, {2, 3, 5}) == whole);
 }
 
+TEST_CASE("shapes/contrastive: steps on rows of the world are those on their pictures and captions, and a state is all there is") {
+    const World world{.seed = 0, .captions = {.spatial_percent = 50}};
+    const Pairs pairs{Split::train, 6, 24};
+    const auto  row = [&](std::size_t i) { return world.caption_row(Split::train, i); };
+    const auto  with = [&](auto&& steps) {
+        Cpu                be{{.threads = 2}};
+        auto               tower = small_tower(be, 24, 8, 16, 3);
+        ContrastiveTrainer trainer{be, tower, {.steps = 4, .text = {.d_model = 24}}};
+        steps(trainer);
+        return all_parameters(trainer.optimizer());
+    };
+    std::vector<std::vector<float>> saved;
+    const auto                      whole = with([&](auto& t) {
+        for (int k = 0; k < 4; ++k) t.step(pairs.pixels, pairs.captions);
+    });
+    with([&](auto& t) {
+        for (int k = 0; k < 2; ++k) t.step(transform(24)[0], 6, row);
+        for (const NamedSpan& s : t.state()) saved.emplace_back(s.values.begin(), s.values.end());
+    });
+    const auto parts = with([&](auto& t) {
+        for (std::size_t i = 0; i < saved.size(); ++i) std::ranges::copy(saved[i], t.state()[i].values.begin());
+        t.set_steps(2);
+        for (int k = 0; k < 2; ++k) t.step(transform(24)[0], 6, row);
+    });
+    CHECK(parts == whole);
+}
+
 TEST_CASE("shapes/contrastive: a tower learns in seconds which picture a caption is about") {
     constexpr std::size_t size = 24, n = 8, n_steps = 400;
     Cpu                   be{};

@@ -14,6 +14,8 @@
 #include "prism/backend/dry/twin.hpp"
 #include "prism/model/prismatic.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -116,7 +118,7 @@ public:
         return loss;
     }
 
-    std::vector<NamedSpan> state() { return optimizer_state(optimizer_); }
+    std::vector<NamedSpan> state() { return whole_state(optimizer_); }
     void                   set_steps(std::uint64_t n) { optimizer_.set_steps(n); }
 
 private:

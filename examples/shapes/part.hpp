@@ -3,29 +3,20 @@
 //     run_part({"build/shapes/dino.state", "supervised tower", 1500}, identity, trainer, [&](std::size_t k) { return trainer.step(...); });
 #pragma once
 
-#include "prism/backend/cpu/training.hpp"
 #include "prism/io/bundle.hpp"
-#include "prism/train/optimizer.hpp"
 #include "prism/train/run/train_run.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace prism::shapes {
-
-/// What an optimiser has learnt so far, as a part saves it.
-inline std::vector<NamedSpan> optimizer_state(const Optimizer<Cpu>& o) {
-    const auto span = [](const char* name, Vec<Cpu> v) { return NamedSpan{name, {v.size()}, {v.data(), v.size()}}; };
-    return {span("parameters", o.parameters().values()), span("m", o.m()), span("v", o.v())};
-}
 
 struct Part {
     std::filesystem::path file;  // where its state is kept

@@ -10,7 +10,6 @@
 #pragma once
 
 #include "draw.hpp"
-#include "part.hpp"
 #include "pretraining.hpp"
 
 #include "prism/model/prismatic.hpp"
@@ -221,7 +220,7 @@ public:
     /// Of the last batch: how many answers were right, of each question.
     const std::array<double, n_patch_classes>& right() const { return right_; }
     Vit<Cpu>&              tower() { return model_.tower; }
-    std::vector<NamedSpan> state() { return optimizer_state(optimizer_); }
+    std::vector<NamedSpan> state() { return whole_state(optimizer_); }
     void                   set_steps(std::uint64_t n) { optimizer_.set_steps(n); }
 
 private:

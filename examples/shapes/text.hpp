@@ -5,13 +5,14 @@
 #pragma once
 
 #include "language.hpp"
-#include "part.hpp"
+#include "pretraining.hpp"
 #include "vocabulary.hpp"
 
 #include "prism/train.hpp"
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace prism::shapes {
@@ -38,7 +39,7 @@ public:
     /// The same of documents that a run of `steps` steps never reads.
     double held_out() { return trainer_.loss({.rows = rows(std::size_t{1} << 32)}); }
 
-    std::vector<NamedSpan> state() { return optimizer_state(trainer_.optimizer()); }
+    std::vector<NamedSpan> state() { return whole_state(trainer_.optimizer()); }
     void                   set_steps(std::uint64_t n) { trainer_.optimizer().set_steps(n); }
 
 private:

@@ -9,6 +9,7 @@
 #include "measure.hpp"
 #include "model.hpp"
 #include "naming.hpp"
+#include "part.hpp"
 #include "probe.hpp"
 #include "source.hpp"
 #include "supervised.hpp"
@@ -120,16 +121,9 @@ void train_contrastive(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const O
     RunFolder                   folder{o.folder, "captions", metrics_name(plan.stage) + "/Step", 2};
     const auto                  result = train_stage(trainer, examples, plan, folder, progress("captions"));
 
-    constexpr std::size_t    n = 256;
-    const std::size_t        side = vlm.config.towers[tower].transform.size;
-    std::vector<float>       pixels(n * 3 * side * side);
-    std::vector<std::string> captions;
-    for (std::size_t i = 0; i < n; ++i) {
-        const shapes::Scene scene = world.scene(Split::validation, i);
-        captions.push_back(shapes::caption(scene, world.captions));
-        vlm.config.towers[tower].transform.apply(shapes::draw(scene), {pixels.data() + i * 3 * side * side, {3, side, side}});
-    }
-    std::printf("tower of captions: loss %.3f, %.1f %% of %zu held-out pictures find their caption\n", result.loss, 100 * trainer.retrieval(pixels, captions), n);
+    constexpr std::size_t       n = 256;
+    const double                found = trainer.retrieval(vlm.config.towers[tower].transform, n, [&](std::size_t i) { return world.caption_row(Split::validation, i); });
+    std::printf("tower of captions: loss %.3f, %.1f %% of %zu held-out pictures find their caption\n", result.loss, 100 * found, n);
     print_probes(cpu, vlm, tower);
 }
 
@@ -190,12 +184,12 @@ void train(Cpu& cpu, const Options& o) {
     const shapes::Mixture short_answers{{20, 20, 15, 6, 5, 14, 0, 14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}};
     const shapes::Mixture most{{18, 20, 12, 6, 5, 14, 0, 14, 0, 0, 0, 10, 0, 0, 0, 0, 4, 6, 2, 2}};
     const shapes::Mixture everything{{14, 20, 12, 6, 5, 16, 4, 12, 2, 6, 6, 14, 8, 8, 4, 2, 6, 10, 4, 4}};
-    const auto lesson = [](std::size_t questions, std::uint32_t plain_first, std::uint32_t plain_later, const shapes::Mixture& mixture, std::size_t most_objects) {
-        return World{.seed = 0, .questions = questions, .text_percent = 1, .plain_first = plain_first, .plain_later = plain_later, .mixture = mixture, .most_objects = most_objects};
+    const auto lesson = [](std::size_t questions, std::uint32_t plain_first, std::uint32_t plain_later, const shapes::Mixture& mixture, std::size_t most_objects, std::uint32_t text_percent = 1) {
+        return World{.seed = 0, .questions = questions, .text_percent = text_percent, .plain_first = plain_first, .plain_later = plain_later, .mixture = mixture, .most_objects = most_objects};
     };
     train_answers(cpu, model, {"one", Stage::finetune, lesson(3, 100, 100, looks, 1), 300, 8e-4}, o);
     train_answers(cpu, model, {"few", Stage::finetune, lesson(8, 100, 100, short_answers, 3), 1200, 8e-4}, o);
-    train_answers(cpu, model, {"many", Stage::finetune, lesson(8, 100, 100, most, 15), 1600, 8e-4}, o);
+    train_answers(cpu, model, {"many", Stage::finetune, lesson(8, 100, 100, most, 15, 0), 1600, 8e-4}, o);
     train_answers(cpu, model, {"all", Stage::full_finetune, lesson(8, 50, 75, everything, 15), 2400, 5e-4, true}, o);
     std::fflush(stdout);
     store_as(cpu, model.model, Dtype::q8);

@@ -1,6 +1,7 @@
 #include "model/support.hpp"
 #include "shapes/model.hpp"
 #include "shapes/naming.hpp"
+#include "shapes/part.hpp"
 #include "shapes/probe.hpp"
 #include "shapes/supervised.hpp"
 #include "shapes/text.hpp"

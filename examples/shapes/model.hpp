@@ -14,6 +14,7 @@
 #include "prism/model/random.hpp"
 #include "prism/train/arena.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -67,20 +68,39 @@ inline Pretrained<Cpu> fresh_model(Cpu& be, std::uint64_t seed, const Profile& p
     return p;
 }
 
+/// The features of one picture at a time. The tower has to stay where it is.
+class PictureFeatures {
+public:
+    PictureFeatures(Cpu& be, const Prismatic<Cpu>& vlm, std::size_t tower)
+        : be_(&be), tower_(&vlm.towers[tower]), transform_(vlm.config.towers[tower].transform), pixels_(3 * transform_.size * transform_.size),
+          ws_(be, dry_run([&, twin = dry_twin(*tower_)](Dry& dry, Workspace<Dry>& ws) { twin.forward(dry, ws, {nullptr, shape()}, {nullptr, {twin.n_patches(), twin.d_model()}}); }).workspace_bytes) {}
+
+    /// out [n_patches d_model]
+    void operator()(const Image& picture, std::span<float> out) {
+        transform_.apply(picture, {pixels_.data(), {3, transform_.size, transform_.size}});
+        tower_->forward(*be_, ws_, {pixels_.data(), shape()}, {out.data(), {tower_->n_patches(), tower_->d_model()}});
+    }
+
+private:
+    std::array<std::size_t, 4> shape() const { return {1, 3, transform_.size, transform_.size}; }
+
+    Cpu*               be_;
+    const Vit<Cpu>*    tower_;
+    ImageTransform     transform_;
+    std::vector<float> pixels_;
+    Workspace<Cpu>     ws_;
+};
+
 /// Takes from the features of each tower what all patches of these pictures have in common: it goes into the bias of the last
 /// layer before them. Fresh projectors would pass little else on, and every step of theirs would move all soft tokens together.
 inline void centre_features(Cpu& be, Prismatic<Cpu>& vlm, std::span<const Image> pictures) {
     for (std::size_t t = 0; t < vlm.towers.size(); ++t) {
-        Vit<Cpu>&             tower = vlm.towers[t];
-        const ImageTransform& transform = vlm.config.towers[t].transform;
-        std::vector<float>    pixels(3 * transform.size * transform.size), values(tower.n_patches() * tower.d_model());
-        std::vector<double>   sums(tower.d_model());
-        Workspace<Cpu>        ws{be, dry_run([&, twin = dry_twin(tower)](Dry& dry, Workspace<Dry>& room) {
-                              twin.forward(dry, room, {nullptr, {1, 3, transform.size, transform.size}}, {nullptr, {tower.n_patches(), tower.d_model()}});
-                          }).workspace_bytes};
+        Vit<Cpu>&           tower = vlm.towers[t];
+        PictureFeatures     features{be, vlm, t};
+        std::vector<float>  values(tower.n_patches() * tower.d_model());
+        std::vector<double> sums(tower.d_model());
         for (const Image& picture : pictures) {
-            transform.apply(picture, {pixels.data(), {3, transform.size, transform.size}});
-            tower.forward(be, ws, {pixels.data(), {1, 3, transform.size, transform.size}}, {values.data(), {tower.n_patches(), tower.d_model()}});
+            features(picture, values);
             for (std::size_t i = 0; i < values.size(); ++i) sums[i % sums.size()] += static_cast<double>(values[i]);
         }
         const std::string name = "blocks." + std::to_string(tower.blocks.size() - 2) + ".mlp.fc2.bias";

@@ -77,17 +77,9 @@ StageHooks progress(std::string name) {
 
 /// What can be read off a tower's features by a linear map.
 void print_probes(Cpu& cpu, const Prismatic<Cpu>& vlm, std::size_t tower) {
-    const Vit<Cpu>&       vit = vlm.towers[tower];
-    const ImageTransform& transform = vlm.config.towers[tower].transform;
-    const std::size_t     side = transform.size, grid = vit.config.grid();
-    std::vector<float>    pixels(3 * side * side);
-    Workspace<Cpu> ws{cpu, dry_run([&, twin = dry_twin(vit)](Dry& dry, Workspace<Dry>& room) {
-                          twin.forward(dry, room, {nullptr, {1, 3, side, side}}, {nullptr, {grid * grid, vit.d_model()}});
-                      }).workspace_bytes};
-    const auto     r = shapes::probe(0, {.rows = grid, .columns = grid, .d = vit.d_model(), .n_train = 600, .n_test = 300}, [&](const Image& picture, std::span<float> out) {
-        transform.apply(picture, {pixels.data(), {3, side, side}});
-        vit.forward(cpu, ws, {pixels.data(), {1, 3, side, side}}, {out.data(), {grid * grid, vit.d_model()}});
-    });
+    const VitConfig&        vit = vlm.config.towers[tower].vit;
+    shapes::PictureFeatures features{cpu, vlm, tower};
+    const auto              r = shapes::probe(0, {.rows = vit.grid(), .columns = vit.grid(), .d = vit.d_model, .n_train = 600, .n_test = 300}, features);
     std::printf("  linear probes: colour %.1f %%, shape %.1f %%, presence %.1f %%, number %.1f %%, centre %.1f px\n", 100 * r.color, 100 * r.shape, 100 * r.presence, 100 * r.count, r.center_px);
 }
 
@@ -97,7 +89,7 @@ void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const Op
     const World                world{.seed = 0};
     shapes::SupervisedTrainer  trainer{cpu, vlm.config.towers[tower], options};
     run_part({o.folder / "supervised.state", "supervised tower", options.steps}, {{"steps", options.steps}, {"seed", options.seed}}, trainer,
-             [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, (k * options.batch + i)); }); });
+             [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); }); });
     trainer.look([&](std::size_t i) { return world.scene(Split::validation, i); });
     std::printf("supervised tower: right of held-out patches:");
     for (std::size_t k = 0; k < shapes::n_patch_classes; ++k) std::printf(" %s %.1f %%", std::string(shapes::patch_class_names[k]).c_str(), 100 * trainer.right()[k]);

@@ -1,7 +1,7 @@
 // One step of training a language model of 98 M parameters: time, arithmetic, and the share of what the processor does at most,
 // measured first in the same run. On a machine that others use, the time that threads computed says more than the clock's.
 //
-//     step_bench [--rows 4] [--tokens 256] [--threads 0] [--steps 5] [--replay]
+//     step_bench [--rows 4] [--tokens 256] [--threads 0] [--steps 5] [--replay] [--fast]
 //
 // benchmarks/step_peer.py makes the same step with PyTorch.
 #include "prism/backend/cpu/limits.hpp"
@@ -25,9 +25,10 @@ int main(int argc, char** argv) {
             if (std::strcmp(argv[i], name) == 0) return static_cast<std::size_t>(std::strtoul(argv[i + 1], nullptr, 10));
         return fallback;
     };
-    const bool        replay = std::any_of(argv + 1, argv + argc, [](const char* a) { return std::strcmp(a, "--replay") == 0; });
+    const auto        given = [&](const char* name) { return std::any_of(argv + 1, argv + argc, [&](const char* a) { return std::strcmp(a, name) == 0; }); };
+    const bool        replay = given("--replay"), fast = given("--fast");
     const std::size_t n_rows = option("--rows", 4), n_tokens = option("--tokens", 256), n_steps = option("--steps", 5);
-    Cpu               be{{.threads = option("--threads", 0)}};
+    Cpu               be{{.threads = option("--threads", 0), .compute = fast ? Compute::fast : Compute::exact}};
     const auto        limits = measure_limits(be, 0);
 
     LanguageModel<Cpu> model{LlamaConfig{.vocab_size = 8192, .d_model = 768, .d_ff = 2048, .n_layers = 12, .n_heads = 12, .n_kv_heads = 12, .head_dim = 64}};
@@ -54,7 +55,7 @@ int main(int argc, char** argv) {
     }
     const double least = *std::min_element(seconds.begin(), seconds.end()), busy = *std::min_element(computing.begin(), computing.end());
     const double flops = static_cast<double>(cost.flops), most = limits.f32_flops;
-    std::printf("%zu parameters, %zu rows of %zu tokens, %zu threads%s\n", trainer.optimizer().layout().size, n_rows, n_tokens, be.threads(), replay ? ", blocks run again" : "");
+    std::printf("%zu parameters, %zu rows of %zu tokens, %zu threads%s%s\n", trainer.optimizer().layout().size, n_rows, n_tokens, be.threads(), replay ? ", blocks run again" : "", fast ? ", products in bf16" : "");
     std::printf("step %.3f s, %.1f GFLOP of products and attention, %.1f GFLOP/s: %.2f of the %.1f that registers alone do\n", least, flops / 1e9, flops / least / 1e9,
                 flops / least / most, most / 1e9);
     std::printf("threads computed for %.3f s: %.2f of what they could have done\n", busy, flops / (busy / static_cast<double>(be.threads())) / most);

@@ -344,6 +344,68 @@ TEST_CASE("train: a step has the same bits at 1, 2 and 3 threads, and nearly the
     CHECK(most < 1e-4);  // fused products round otherwise
 }
 
+TEST_CASE("train: products of gradients with Compute::fast are those of operands in bf16 where there are tiles, and exact elsewhere") {
+    Cpu        exact{{.threads = 2}}, fast{{.threads = 2, .compute = Compute::fast}}, alone{{.threads = 1, .compute = Compute::fast}};
+    const bool rounded = fast.isa() >= Isa::amx;
+    const auto in_bf16 = [&](const Array& x) {
+        Array y{x.rows(), x.cols()};
+        for (std::size_t i = 0; i < x.rows(); ++i)
+            for (std::size_t j = 0; j < x.cols(); ++j) y.mat()(i, j) = rounded ? static_cast<float>(bf16_t(x(i, j))) : x(i, j);
+        return y;
+    };
+    for (const auto& size : {std::array<std::size_t, 3>{1, 1, 1}, {47, 1, 1}, {100, 33, 50}, {15, 257, 129}, {333, 192, 192}, {1000, 64, 33}}) {
+        const std::size_t m = size[0], k = size[1], n = size[2];
+        CAPTURE(m);
+        CAPTURE(k);
+        CAPTURE(n);
+        const Array dy = Array::random(m, k, 1), w = Array::random(k, n, 2), x = Array::random(m, n, 3);
+        const auto  dx_of = [&](Cpu& be, const Array& d, const Array& weights) {
+            Array             dx{d.rows(), weights.cols()};
+            Packed<f32, host> packed;
+            packed.data = weights.in().data(), packed.stride = weights.in().ld(), packed.rows = weights.rows(), packed.cols = weights.cols();
+            Training<Cpu>{be}.linear_dx<f32>(d.in(), packed, dx.mat(), false);
+            return dx;
+        };
+        const auto dw_of = [&](Cpu& be, const Array& d, const Array& rows) {
+            Array dw{d.cols(), rows.cols()};
+            ops::clear<Cpu>(be, dw.mat());
+            Training<Cpu>{be}.linear_dw(d.in(), rows.in(), dw.mat());
+            return dw;
+        };
+        const auto same = [](const Array& a, const Array& b, double tolerance) {
+            double most = 0, largest = 0;
+            for (std::size_t i = 0; i < a.rows(); ++i)
+                for (std::size_t j = 0; j < a.cols(); ++j)
+                    most = std::max(most, std::abs(static_cast<double>(a(i, j)) - static_cast<double>(b(i, j)))), largest = std::max(largest, std::abs(static_cast<double>(b(i, j))));
+            return most <= tolerance * largest;
+        };
+        const Array dx = dx_of(fast, dy, w), dw = dw_of(fast, dy, x);
+        CHECK(same(dx, dx_of(exact, in_bf16(dy), in_bf16(w)), rounded ? 1e-5 : 0));
+        CHECK(same(dw, dw_of(exact, in_bf16(dy), in_bf16(x)), rounded ? 1e-5 : 0));
+        CHECK(same(dx_of(alone, dy, w), dx, 0));
+        CHECK(same(dw_of(alone, dy, x), dw, 0));
+    }
+}
+
+TEST_CASE("train: a step with Compute::fast is near the exact one, with the same bits at 1, 2 and 3 threads") {
+    const Examples     examples;
+    std::vector<float> first, exact;
+    for (std::size_t threads : {0, 1, 2, 3}) {
+        Cpu            be{{.threads = std::max<std::size_t>(1, threads), .compute = threads ? Compute::fast : Compute::exact}};
+        Prismatic<Cpu> model{tiny(mistral, ProjectorKind::fused_gelu_mlp)};
+        randomise(be, model, 3);
+        Trainer trainer{be, model, Stage::full_finetune, {}};
+        trainer.micro_step(examples.batch());
+        const auto all = trainer.optimizer().gradients().values().span();
+        if (threads == 0) exact.assign(all.begin(), all.end());
+        else if (threads == 1) first.assign(all.begin(), all.end());
+        else CHECK(std::equal(all.begin(), all.end(), first.begin()));
+    }
+    double off = 0;
+    for (std::size_t i = 0; i < exact.size(); ++i) off += std::pow(static_cast<double>(first[i]) - static_cast<double>(exact[i]), 2);
+    CHECK(std::sqrt(off / dot(exact, exact)) < 0.02);
+}
+
 TEST_CASE("train: frozen parts may be in any format, and features in place of pixels give the same gradients") {
     const Examples examples;
     Cpu            be{{.threads = 2}};

@@ -277,6 +277,7 @@ constexpr Kernels kernels() {
     k.rounded_attend_f32.block = attend_tiles<float>;
     k.rounded_attend_bf16.block = attend_tiles<bf16_t>;
     use_blocks<MultiplyBlockTiles>(k);
+    k.rounded_blocks[f32_index] = {Form::bf16, product<MultiplyRoundedTiles>};
     k.rounded_blocks[q8_index] = {Form::bf16, product<MultiplySpreadTiles<q8>>};
     k.rounded_blocks[q4_index] = {Form::bf16, product<MultiplySpreadTiles<q4>>};
     k.rounded_blocks[q4m_index] = {Form::bf16, product<MultiplySpreadTiles<q4m>>};

@@ -252,6 +252,28 @@ struct MultiplyBlockTiles {
     }
 };
 
+/// Both in bf16, by turns.
+inline I alternating(F even, F odd) {
+    const I order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512bh both = _mm512_cvtne2ps_pbh(odd, even);
+    I              bits;
+    std::memcpy(&bits, &both, sizeof bits);
+    return _mm512_maskz_permutexvar_epi16(0xffffffffU, order, bits);
+}
+
+/// Rows and weights in f32, rounded to bf16 on the way.
+struct MultiplyRoundedTiles : MultiplyBf16Tiles<false> {
+    using format = f32;
+    static constexpr std::size_t spread_bytes = 2;
+    static constexpr bool        takes_few = false;
+    /// Sixteen outputs, as pairs of columns.
+    static void spread(const PanelPart& from, std::size_t columns, std::byte* to) {
+        const float* const values = reinterpret_cast<const float*>(from.values);
+        for (std::size_t c = 0; c < columns; c += 2, to += 64)
+            store_bytes(to, alternating(load(values + c * panel_width), c + 1 < columns ? load(values + (c + 1) * panel_width) : set1(0)));
+    }
+};
+
 /// Rows rounded to bf16, weights in blocks that become bf16 on the way: for many rows, which outweigh that. The scales of
 /// groups would cost more than the tiles' sums.
 template <class P>
@@ -291,14 +313,6 @@ private:
     static F value(I lanes_of_bytes, F scale, F least) {
         const F q = to_float(_mm512_maskz_srai_epi32(full, lanes_of_bytes, 24));
         return P::dtype == Dtype::q4m ? fma(q, scale, least) : mul(q, scale);
-    }
-    /// Both in bf16, by turns.
-    static I alternating(F even, F odd) {
-        const I order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-        const __m512bh both = _mm512_cvtne2ps_pbh(odd, even);
-        I              bits;
-        std::memcpy(&bits, &both, sizeof bits);
-        return _mm512_maskz_permutexvar_epi16(0xffffffffU, order, bits);
     }
 };
 

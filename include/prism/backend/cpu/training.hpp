@@ -20,7 +20,7 @@ struct Training<Cpu> {
     template <class T> using Matrix = View<T, host, dyn, dyn>;
     template <class T> using Vector = View<T, host, dyn>;
 
-    Training(Cpu& backend) : be(backend), kernels(cpu::TrainingTables<>::of(backend.isa())) {}
+    Training(Cpu& backend) : be(backend), kernels(cpu::TrainingTables<>::of(backend.isa(), backend.compute() == Compute::fast)) {}
 
     template <Format F>
     void linear_dx(Matrix<const float> dy, const Packed<F, host>& w, Matrix<float> dx, bool add) {

@@ -121,6 +121,17 @@ inline void panels_of_columns(const WeightRows& w, std::size_t cols, std::size_t
     }
 }
 
+/// The sums of a tile, [columns / panel][m][panel], go to their matrix.
+inline void finish_gradient(const GradientTile& t, const float* sums) {
+    const std::size_t n = t.end - t.begin;
+    for (std::size_t i = 0; i < t.m; ++i)
+        for (std::size_t j = 0; j < n; j += lanes) {
+            const F      sum = load(sums + j / panel * panel * t.m + i * panel + j % panel);
+            float* const y = t.y + i * t.ldy + t.begin + j;
+            store_some(y, t.add ? add(load_some(y, n - j), sum) : sum, n - j);
+        }
+}
+
 /// One tile of a product over the rows of w. Sums are taken in stretches that stay in the caches, as in product().
 template <class P>
 inline void gradient_product(const GradientTile& t) {
@@ -146,12 +157,7 @@ inline void gradient_product(const GradientTile& t) {
             else multiply_rows<float>(t.m, copied ? copy : t.a + p, copied ? apart_a : t.lda, b, k, c, panel, p == 0);
         }
     }
-    for (std::size_t i = 0; i < t.m; ++i)
-        for (std::size_t j = 0; j < n; j += lanes) {
-            const F      sum = load(sums + j / panel * panel * t.m + i * panel + j % panel);
-            float* const y = t.y + i * t.ldy + t.begin + j;
-            store_some(y, t.add ? add(load_some(y, n - j), sum) : sum, n - j);
-        }
+    finish_gradient(t, sums);
 }
 
 // ------------------------------------------------------------------------------------------------------------ attention

@@ -93,6 +93,17 @@ namespace avx512 {
 }  // namespace avx512
 #if defined(__clang__)
 #pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8,fma,f16c,prefer-vector-width=512")
+#endif
+namespace amx {
+#include "prism/backend/cpu/training_amx.inl"
+}  // namespace amx
+#if defined(__clang__)
+#pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
@@ -101,17 +112,18 @@ namespace avx512 {
 /// A template for the same reason as KernelTables.
 template <int = 0>
 struct TrainingTables {
-    static const TrainingKernels& of(Isa isa);
+    static const TrainingKernels& of(Isa isa, bool rounded);  // rounded: products in bf16 where that is faster
 };
 
 template <int I>
-const TrainingKernels& TrainingTables<I>::of(Isa isa) {
+const TrainingKernels& TrainingTables<I>::of(Isa isa, bool rounded) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    static constexpr TrainingKernels avx2_table = avx2::training_kernels(), avx512_table = avx512::training_kernels();
+    static constexpr TrainingKernels avx2_table = avx2::training_kernels(), avx512_table = avx512::training_kernels(), amx_table = amx::training_kernels();
+    if (isa >= Isa::amx && rounded) return amx_table;
     if (isa >= Isa::avx512) return avx512_table;
     if (isa == Isa::avx2) return avx2_table;
 #endif
-    static_cast<void>(isa);
+    static_cast<void>(isa), static_cast<void>(rounded);
     static constexpr TrainingKernels portable_table = portable::training_kernels();
     return portable_table;
 }

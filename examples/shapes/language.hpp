@@ -43,48 +43,97 @@ inline Relation some_direction(Random& random) { return static_cast<Relation>(ra
 
 }  // namespace detail
 
-/// A caption in the manner of the web: it names one to three things, seldom counts and seldom says where they are.
-inline std::string caption(const Scene& scene, Random& random, const CaptionOptions& options = {}) {
+/// What a caption says.
+struct CaptionFacts {
+    struct Thing {
+        Looks       looks{};
+        std::size_t count = 0;  // 0: one or more
+    };
+    std::string             instead{};  // of things, where there are none: "An empty image."
+    std::vector<Thing>      things{};
+    std::optional<Relation> where{};  // the first thing to the second
+    std::string             label{};
+};
+
+namespace detail {
+
+/// The caption of a picture in which no objects can be made out; empty for others.
+inline std::string caption_without_things(const Scene& scene) {
     if (scene.damage == Damage::blurred) return "A blurred image.";
     if (scene.kind == Kind::diagram) return "A diagram with " + std::string(number_words[scene.nodes.size()]) + " letters and " +
                                             std::string(number_words[scene.arrows.size()]) + (scene.arrows.size() == 1 ? " arrow." : " arrows.");
+    return std::ranges::all_of(scene.objects, &Object::cut) ? "An empty image." : "";
+}
+
+}  // namespace detail
+
+/// What is said in the manner of the web: it names one to three things, seldom counts and seldom says where they are.
+inline CaptionFacts caption_facts(const Scene& scene, Random& random, const CaptionOptions& options = {}) {
+    CaptionFacts facts{.instead = detail::caption_without_things(scene)};
+    if (!facts.instead.empty()) return facts;
     std::vector<const Object*> seen;
     for (const Object& o : scene.objects)
         if (!o.cut) seen.push_back(&o);
-    if (seen.empty()) return "An empty image.";
     random.shuffle(seen);
 
-    std::string text;
-    const auto  clear = [&](Relation r) { return seen.size() > 1 && holds(*seen[0], r, *seen[1]) == Truth::yes; };
-    const auto  where = detail::some_direction(random);
+    const auto clear = [&](Relation r) { return seen.size() > 1 && holds(*seen[0], r, *seen[1]) == Truth::yes; };
+    const auto where = detail::some_direction(random);
     if (random.percent(options.spatial_percent) && clear(where)) {
-        const auto noun = [&](const Object& o) { return with_article(looks_of(o, detail::some_properties(random)).text()); };
-        const std::string first = noun(*seen[0]);
-        text = first + ' ' + std::string(to_string(where)) + ' ' + noun(*seen[1]);
+        facts.where = where;
+        for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) facts.things.push_back({looks_of(*seen[i], detail::some_properties(random))});
     } else {
-        std::vector<std::string> parts;
-        std::vector<Looks>       said;
-        const std::size_t        n = std::min(seen.size(), std::size_t{1} + random.below(3));
+        const std::size_t n = std::min(seen.size(), std::size_t{1} + random.below(3));
         for (std::size_t i = 0; i < n; ++i) {
             const bool        counted = random.percent(options.count_percent);
             const Looks       looks = looks_of(*seen[i], counted ? has_shape | (random.percent(50) ? has_color : 0U) : detail::some_properties(random));
             const std::size_t count = looks.count(scene);
-            if (std::ranges::find(said, looks) != said.end()) continue;
-            said.push_back(looks);
-            const bool several = counted && count > 1;
-            parts.push_back(several ? std::string(number_words[count]) + ' ' + looks.text(true) : with_article(looks.text()));
+            if (std::ranges::find(facts.things, looks, &CaptionFacts::Thing::looks) == facts.things.end()) facts.things.push_back({looks, counted && count > 1 ? count : 0});
         }
-        text = detail::list_of(parts);
     }
-    text = capitalised(text) + '.';
-    if (scene.label && random.percent(options.label_percent)) text += " The text says " + scene.label->text + '.';
+    if (scene.label && random.percent(options.label_percent)) facts.label = scene.label->text;
+    return facts;
+}
+
+inline std::string to_string(const CaptionFacts& facts) {
+    if (!facts.instead.empty()) return facts.instead;
+    std::vector<std::string> parts;
+    for (const auto& [looks, count] : facts.things) parts.push_back(count ? std::string(number_words[count]) + ' ' + looks.text(true) : with_article(looks.text()));
+    std::string text = capitalised(facts.where ? parts[0] + ' ' + std::string(to_string(*facts.where)) + ' ' + parts[1] : detail::list_of(parts)) + '.';
+    if (!facts.label.empty()) text += " The text says " + facts.label + '.';
     return text;
 }
 
+/// Whether all that is said is true of a scene, perhaps another than the one that it was said of.
+inline bool fits(const CaptionFacts& facts, const Scene& scene) {
+    if (!facts.instead.empty()) return facts.instead == detail::caption_without_things(scene);
+    if (!detail::caption_without_things(scene).empty() || (!facts.label.empty() && !(scene.label && scene.label->text == facts.label))) return false;
+    const auto found = [&](const CaptionFacts::Thing& thing) {
+        const std::size_t n = thing.looks.count(scene);
+        return thing.count ? n == thing.count : n > 0;
+    };
+    if (!facts.where) return std::ranges::all_of(facts.things, found);
+    return std::ranges::any_of(scene.objects, [&](const Object& a) {
+        return facts.things[0].looks.match(a) && std::ranges::any_of(scene.objects, [&](const Object& b) { return &a != &b && facts.things[1].looks.match(b) && holds(a, *facts.where, b) == Truth::yes; });
+    });
+}
+
+inline std::string caption(const Scene& scene, Random& random, const CaptionOptions& options = {}) { return to_string(caption_facts(scene, random, options)); }
+
 /// The caption of a scene that everybody gets.
-inline std::string caption(const Scene& scene, const CaptionOptions& options = {}) {
+inline CaptionFacts caption_facts(const Scene& scene, const CaptionOptions& options = {}) {
     Random random{scene.seed, scene.id, Purpose::caption};
-    return caption(scene, random, options);
+    return caption_facts(scene, random, options);
+}
+inline std::string caption(const Scene& scene, const CaptionOptions& options = {}) { return to_string(caption_facts(scene, options)); }
+
+/// How many of these pictures find their own caption among all of them, at best: those whose captions fit several have to guess.
+inline double best_retrieval(const std::vector<Scene>& scenes, const CaptionOptions& options = {}) {
+    double found = 0;
+    for (const Scene& mine : scenes) {
+        const CaptionFacts facts = caption_facts(mine, options);
+        found += 1.0 / static_cast<double>(std::ranges::count_if(scenes, [&](const Scene& other) { return fits(facts, other); }));
+    }
+    return found / static_cast<double>(scenes.size());
 }
 
 /// A question and its answer without a picture.

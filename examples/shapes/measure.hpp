@@ -30,12 +30,14 @@ struct MeasureOptions {
 struct Measured {
     struct Count {
         std::size_t n = 0, right = 0;
+        double      floor = 0;  // right answers of who gives the most frequent one to each kind of question
         double      share() const { return n ? static_cast<double>(right) / static_cast<double>(n) : 0; }
     };
     std::array<Count, n_types> types{};
     Count                      counts_to_six{};  // counts whose answer is at most six
+    Count                      boxes{};          // answers that read as boxes, right or not, where boxes are asked for
     std::size_t                asked = 0, other_picture = 0, blank = 0;  // answers, and those that another picture or a grey one changes
-    double                     floor = 0;        // right answers of who gives the most frequent one to each kind of question
+    double                     floor = 0;        // of all types together
 
     double right(Type t) const { return types[static_cast<std::size_t>(t)].share(); }
 };
@@ -53,6 +55,7 @@ template <Backend B, class M>
 Measured measure(B& be, const M& model, const ChatParts& parts, const World& world, const MeasureOptions& options = {}) {
     Measured                        m;
     Floor                           floor;
+    std::array<Floor, n_types>      floors;  // of each type
     std::vector<prism::Question>    asked;
     const AskBatchOptions           batch{.max_new_tokens = 24, .max_together = 8};
     for (std::size_t i = 0; i < options.pictures; ++i) {
@@ -72,7 +75,8 @@ Measured measure(B& be, const M& model, const ChatParts& parts, const World& wor
             auto&           type = m.types[static_cast<std::size_t>(q.type)];
             ++type.n, type.right += right;
             if (q.type == Type::count && (q.answer.size() == 1 && q.answer[0] <= '6')) ++m.counts_to_six.n, m.counts_to_six.right += right;
-            floor.add(q);
+            if (q.box) ++m.boxes.n, m.boxes.right += parse_box(found[k].text).has_value();
+            floor.add(q), floors[static_cast<std::size_t>(q.type)].add(q);
         }
         if (i % 4 == 0) {
             Image grey = picture;
@@ -84,6 +88,7 @@ Measured measure(B& be, const M& model, const ChatParts& parts, const World& wor
         if (options.on_picture) options.on_picture(i + 1);
     }
     m.floor = floor.share();
+    for (std::size_t t = 0; t < n_types; ++t) m.types[t].floor = floors[t].share();
     return m;
 }
 

@@ -25,9 +25,9 @@
 namespace prism::shapes {
 
 struct Profile {
-    std::size_t image_size = 72, patch_size = 8;                       // px: 81 patches
+    std::size_t image_size = 96, patch_size = 8;                       // px: 144 patches
     std::size_t tower_width = 128, tower_layers = 6, tower_heads = 4;  // the last block of a tower is never used, as everywhere in Prismatic
-    std::size_t width = 192, layers = 4, heads = 6;                    // of the decoder
+    std::size_t width = 192, layers = 5, heads = 6;                    // of the decoder
 };
 
 /// Whose prompts the model reads: a base model's, "In: ...\nOut: ...".

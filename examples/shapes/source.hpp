@@ -40,7 +40,7 @@ public:
     TokenRow tokens(std::size_t i) const {
         const Row row = this->row(i);
         if (options_.captions) return prism::caption_row(words_, options_.format, row.turns[1].text, options_.max_tokens);
-        return conversation_row(words_, options_.format, row.turns, row.scene.has_value(), options_.max_tokens);
+        return conversation_row(words_, row.terse ? terse : options_.format, row.turns, row.scene.has_value(), options_.max_tokens);
     }
     void read_picture(std::size_t i, PixelReader&, std::span<const TowerPixels> towers) const {
         const Image picture = draw(world_.scene(split_, i));
@@ -48,6 +48,8 @@ public:
     }
 
 private:
+    inline static const PromptFormat terse{};  // nothing around what is said
+
     Row row(std::size_t i) const { return options_.captions ? world_.caption_row(split_, i) : world_.row(split_, i); }
 
     World                    world_;

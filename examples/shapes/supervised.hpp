@@ -121,8 +121,32 @@ struct Supervised {
     bool trained(std::string_view name) const { return name.starts_with("head.") || reaches_features(config, name.substr(6)); }
 };
 
-/// The loss: the sum over questions of the mean of -log p, and the mean of Huber's loss (quadratic up to one patch) over edges
-/// and over places.
+/// Whether an object that is named lies in patch i.
+inline bool has_box(const PatchTruth& truth, std::size_t i) { return truth.labels[0][i] >= 0 && truth.labels[0][i] < static_cast<std::int32_t>(color_names.size()); }
+
+/// The mean of Huber's loss (quadratic up to one patch) over edges and over places, said [n, n_places] of patches in grids of
+/// grid x grid. Its gradient takes the place of what is said.
+inline double place_loss(const PatchTruth& truth, std::size_t grid, Mat<Cpu> said) {
+    const std::size_t n = said.rows();
+    std::size_t       n_boxes = 0;
+    for (std::size_t i = 0; i < n; ++i) n_boxes += has_box(truth, i);
+    const float edge_share = 1 / static_cast<float>(std::max<std::size_t>(1, n_edges * n_boxes)), place_share = 1 / static_cast<float>(2 * n);
+    const auto  middle = [&](std::size_t at) { return static_cast<float>(at) + 0.5f - static_cast<float>(grid) / 2; };
+    double      loss = 0;
+    const auto  huber = [&](float& out, float wanted, float share) {
+        const float off = out - wanted, size = std::abs(off);
+        loss += static_cast<double>(share * (size < 1 ? off * off / 2 : size - 0.5f));
+        out = share * std::clamp(off, -1.0f, 1.0f);
+    };
+    for (std::size_t i = 0; i < n; ++i) {
+        float* const out = said.row(i).data();
+        for (std::size_t e = 0; e < n_edges; ++e) huber(out[e], truth.edges[i][e], has_box(truth, i) ? edge_share : 0);
+        huber(out[n_edges], middle(i % (grid * grid) % grid), place_share), huber(out[n_edges + 1], middle(i % (grid * grid) / grid), place_share);
+    }
+    return loss;
+}
+
+/// The loss: the sum over questions of the mean of -log p, and that of places.
 /// Gradients go to `grads`, or nowhere where it is null; `right` gets the share of answers that were right.
 template <TrainingBackend B>
 double supervised_pass(B& be, Workspace<B>& ws, const Supervised<B>& m, PixelView<B> pixels, const PatchTruth& truth, Tape<B>& tape, Supervised<B>* grads,
@@ -152,25 +176,7 @@ double supervised_pass(B& be, Workspace<B>& ws, const Supervised<B>& m, PixelVie
         }
         loss += ops::cross_entropy<B>(be, some, truth.labels[k], static_cast<float>(1 / std::max(1.0, asked))) / std::max(1.0, asked);
     }
-    if constexpr (B::has_numbers) {
-        const auto& colors = truth.labels[0];
-        const auto  has_box = [&](std::size_t i) { return colors[i] >= 0 && colors[i] < static_cast<std::int32_t>(color_names.size()); };
-        std::size_t n_boxes = 0;
-        for (std::size_t i = 0; i < n; ++i) n_boxes += has_box(i);
-        const float edge_share = 1 / static_cast<float>(std::max<std::size_t>(1, n_edges * n_boxes)), place_share = 1 / static_cast<float>(2 * n);
-        const auto  grid = m.config.grid(), n_patches = m.tower.n_patches();
-        const auto  middle = [&](std::size_t at) { return static_cast<float>(at) + 0.5f - static_cast<float>(grid) / 2; };
-        for (std::size_t i = 0; i < n; ++i) {
-            const auto huber = [&](float& out, float wanted, float share) {
-                const float off = out - wanted, size = std::abs(off);
-                loss += static_cast<double>(share * (size < 1 ? off * off / 2 : size - 0.5f));
-                out = share * std::clamp(off, -1.0f, 1.0f);
-            };
-            float* const out = answers.row(i).data() + first;
-            for (std::size_t e = 0; e < n_edges; ++e) huber(out[e], truth.edges[i][e], has_box(i) ? edge_share : 0);
-            huber(out[n_edges], middle(i % n_patches % grid), place_share), huber(out[n_edges + 1], middle(i % n_patches / grid), place_share);
-        }
-    }
+    if constexpr (B::has_numbers) loss += place_loss(truth, m.config.grid(), answers.cols(first, n_places));
     if (!grads) return loss;
     Mat<B> d = ws.like(features);
     backward(be, m.head, features, answers, d, &grads->head);

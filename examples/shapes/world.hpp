@@ -7,6 +7,7 @@
 
 #include "benchmarks.hpp"
 #include "draw.hpp"
+#include "drills.hpp"
 
 #include "prism/train/data/conversations.hpp"
 
@@ -27,6 +28,7 @@ namespace prism::shapes {
 struct Row {
     std::optional<Scene>     scene{};
     std::vector<prism::Turn> turns{};  // human, gpt, human ...; "<image>\n" opens the first one where there is a picture
+    bool                     terse = false;  // drills: turns stand beside each other, without a prompt's words
 
     void add(std::string human, std::string gpt) {
         turns.push_back({Role::human, std::move(human)});
@@ -34,10 +36,11 @@ struct Row {
     }
 };
 
-/// A question as somebody would ask it who knows no benchmark: "Where is the red star?".
-inline std::string plainly(const Question& q) {
+/// A question as somebody would ask it who knows no benchmark: "Where is the red star?". `way`: of several ways to ask.
+inline std::string plainly(const Question& q, std::size_t way = 0) {
+    constexpr std::array<const char*, 3> what{"Describe the image.", "What is in the image?", "What is in it?"};
     if (q.box) return "Where is " + q.question + '?';
-    if (q.type == Type::caption) return "Describe the image.";
+    if (q.type == Type::caption) return what[way % what.size()];
     const bool closed = !q.choices.empty() && q.choices[0] != "Yes";  // letters, true and false
     return closed ? q.prompt : q.question;
 }
@@ -49,6 +52,8 @@ struct World {
     std::uint32_t  plain_first = 25, plain_later = 75;  // questions without a benchmark's instructions, in percent: shorter rows
     Mixture        mixture = Mixture::standard();
     CaptionOptions captions{};
+    std::uint32_t  drill_percent = 0;  // rows of drills in place of conversations
+    std::size_t    n_drills = 24;
     std::size_t    most_objects = 15;  // of a scene: with fewer the others are left out, which is where to begin with learning
 
     Scene scene(Split split, std::uint64_t index) const {
@@ -67,10 +72,14 @@ struct World {
             return row;
         }
         row.scene = scene(split, index);
+        if (drill_percent > 0 && random.percent(drill_percent))
+            for (Drill& d : drills(*row.scene, n_drills)) row.add((row.terse ? "" : "<image>\n") + std::move(d.given), std::move(d.answer)), row.terse = true;
+        if (row.terse) return row;
         for (Question& q : conversation(*row.scene, questions, mixture)) {
             const bool first = row.turns.empty();
             const bool plain = random.percent(first ? plain_first : plain_later);
-            row.add((first ? "<image>\n" : "") + (plain ? plainly(q) : q.prompt), std::move(q.answer));
+            const std::size_t way = plain && q.type == Type::caption ? random.below(3) : 0;
+            row.add((first ? "<image>\n" : "") + (plain ? plainly(q, way) : q.prompt), std::move(q.answer));
         }
         return row;
     }

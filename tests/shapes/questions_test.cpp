@@ -335,7 +335,7 @@ TEST_CASE("shapes/world: rows and examples are the same everywhere, in any order
     for (std::uint64_t i = 0; i < 300; ++i) rows.add(world.row(Split::train, i)), rows.add(world.caption_row(Split::validation, i)), corpus.add(corpus_document(7, i));
     for (std::size_t b = 0; b < n_benchmarks; ++b)
         for (std::uint64_t i = 0; i < 24; ++i) examples.add(example(7, static_cast<Benchmark>(b), i));
-    CHECK(rows.hex() == "e042b957073494d1");
+    CHECK(rows.hex() == "7d97cb87ec6c60ff");
     CHECK(examples.hex() == "7e21160287e51da9");
     CHECK(corpus.hex() == "3e8a7be3eba58f62");
 
@@ -349,6 +349,41 @@ TEST_CASE("shapes/world: rows and examples are the same everywhere, in any order
     CHECK(last != text_of(world.row(Split::train, 59'998)));
     CHECK(last != text_of(World{.seed = 8}.row(Split::train, 59'999)));
     for (std::uint64_t i = 0; i < 50; ++i) CHECK(text_of(World{.seed = 7, .plain_first = 100, .plain_later = 100}.row(Split::train, i)).find("single word") == std::string::npos);
+}
+
+TEST_CASE("shapes/captions: a caption is true of its picture, and of few others") {
+    const CaptionOptions options{.spatial_percent = 50};
+    std::vector<Scene>   scenes;
+    for (std::uint64_t i = 0; i < 200; ++i) scenes.push_back(make_scene(5, {Split::validation, i}));
+    std::size_t fitting = 0, spatial = 0;
+    for (const Scene& scene : scenes) {
+        const CaptionFacts facts = caption_facts(scene, options);
+        CAPTURE(to_string(facts));
+        CHECK(fits(facts, scene));
+        spatial += facts.where.has_value();
+        for (const Scene& other : scenes) fitting += fits(facts, other);
+        if (!facts.label.empty()) CHECK(std::ranges::count_if(scenes, [&](const Scene& other) { return fits(facts, other); }) == 1);
+    }
+    CHECK(spatial > 20);
+    CHECK(fitting > 2 * scenes.size());
+    CHECK(fitting < 20 * scenes.size());
+    const double best = best_retrieval(scenes, options);
+    CHECK(best > 0.2);
+    CHECK(best < 0.6);
+
+    Scene pair = make_scene(5, {Split::validation, 0});
+    pair.kind = Kind::ordinary, pair.damage = Damage::none, pair.label.reset(), pair.nodes.clear(), pair.arrows.clear();
+    pair.objects = {Object{.shape = Shape::star, .color = Color::red, .center = {20 * px, 20 * px}, .radius = 6 * px},
+                    Object{.shape = Shape::ring, .color = Color::cyan, .center = {60 * px, 20 * px}, .radius = 6 * px}};
+    const Looks star{.shape = Shape::star}, ring{.shape = Shape::ring};
+    CHECK(fits({.things = {{star}, {ring}}, .where = Relation::left_of}, pair));
+    CHECK_FALSE(fits({.things = {{star}, {ring}}, .where = Relation::above}, pair));
+    CHECK_FALSE(fits({.things = {{ring}, {star}}, .where = Relation::left_of}, pair));
+    CHECK_FALSE(fits({.things = {{star, 2}}}, pair));
+    CHECK_FALSE(fits({.things = {{star}}, .label = "AB"}, pair));
+    CHECK_FALSE(fits({.instead = "An empty image."}, pair));
+    CHECK(to_string(CaptionFacts{.things = {{star}, {ring}}, .where = Relation::left_of}) == "A star left of a ring.");
+    CHECK(to_string(CaptionFacts{.things = {{star, 2}, {ring}}, .label = "A7"}) == "Two stars and a ring. The text says A7.");
 }
 
 TEST_CASE("shapes/vocabulary: every sentence is words that are known, and comes back as it was") {

@@ -36,7 +36,7 @@ struct Model {
     const Vlm& vlm() const;
 };
 
-/// Models of the repository that commands use without --model. Their weights are random.
+/// Models of the repository that commands use without --model: the one of the shapes world, and a policy with random weights.
 enum class Default { asks, acts };
 
 /// The backend that the options ask for.

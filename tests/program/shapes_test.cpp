@@ -31,6 +31,30 @@ TEST_CASE("program/shapes: a picture, what is in it, and its questions, the same
     CHECK(read_image(scratch.path("sheet.png")).width() == 400);
 }
 
+TEST_CASE("program/ask: without --model the small model of the repository answers, about pictures that it has never seen") {
+    const Scratch scratch;
+    std::size_t   asked = 0, right = 0;
+    for (const char* seed : {"101", "102", "103", "104", "105", "106", "107", "108"}) {
+        const std::string        picture = scratch.path("picture.png");
+        const Json               truth = run({"shapes", "--seed", seed, "--json", "--out", picture}).json();
+        std::vector<std::string> arguments{"ask", "--json", "--quiet", "--image", picture}, answers;
+        for (const Json& q : truth.at("questions"))
+            if (const auto type = q.at("type").get<std::string>(); type == "exists" || type == "color" || type == "shape" || type == "count")
+                arguments.insert(arguments.end(), {"--prompt", q.at("prompt").get<std::string>()}), answers.push_back(q.at("answer").get<std::string>());
+        if (answers.empty()) continue;
+        const Json said = run(arguments).json(), list = said.is_array() ? said : Json::array({said});
+        REQUIRE(list.size() == answers.size());
+        for (std::size_t i = 0; i < answers.size(); ++i) right += list[i].at("text").get<std::string>() == answers[i];
+        asked += answers.size();
+    }
+    REQUIRE(asked >= 16);
+    MESSAGE(right << " of " << asked << " answers are right");
+    CHECK(right * 10 >= asked * 8);
+    const Ran ran = run({"ask", "--image", scratch.path("picture.png"), "--prompt", "What is in it?"});
+    CHECK(ran.status == 0);
+    CHECK(ran.err.find("coloured shapes and nothing else") != std::string::npos);
+}
+
 TEST_CASE("program/shapes: folders to train on and to test with") {
     const Scratch scratch;
     const auto    rows = [&](const char* kind, const char* count) {

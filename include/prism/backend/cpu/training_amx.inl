@@ -21,23 +21,21 @@ inline void transpose_rounded(const float* a, std::size_t step, std::size_t m, s
 inline void gradient_product(const GradientTile& t) {
     constexpr std::size_t most = GradientTile::max_rows, width = GradientTile::max_cols, depth = 256;
     constexpr std::size_t line = 2 * depth + 64, panel_bytes = depth / 2 * 64;  // of a row in bf16, of pairs of rows of sixteen columns
-    static_assert(most * width + (most * line + width / panel_width * panel_bytes) / sizeof(float) <= scratch_floats);
+    constexpr std::size_t apart = depth * panel_width + 16;  // f32 panels, as w lies in them or is brought there
+    static_assert(most * width + (most * line + width / panel_width * panel_bytes) / sizeof(float) + width / panel_width * apart <= scratch_floats);
     float* const      sums = scratch();
     std::byte* const  rows = reinterpret_cast<std::byte*>(sums + most * width);
     std::byte* const  panels = rows + most * line;
-    const auto* const w = static_cast<const float*>(t.w.rows) + t.begin;
+    float* const      wide = reinterpret_cast<float*>(panels + width / panel_width * panel_bytes);
     const std::size_t n = t.end - t.begin;
     Activations       x{.q = rows, .ldq = line};
     TileState         tiles;
     Ahead             nothing;
     for (std::size_t p = 0; p == 0 || p < t.k; p += depth) {
         const std::size_t k = t.k - p < depth ? t.k - p : depth;
-        for (std::size_t q = 0; q < k; q += 2)
-            for (std::size_t c = 0; c < n; c += panel_width) {
-                const float* const from = w + (p + q) * t.w.stride + c;
-                const F            even = avx512::load_some(from, n - c), odd = q + 1 < k ? avx512::load_some(from + t.w.stride, n - c) : set1(0);
-                store_bytes(panels + c / panel_width * panel_bytes + q / 2 * 64, alternating(even, odd));
-            }
+        avx512::panels_of_columns<f32>(t.w, t.n, p, k, t.begin, n, wide, apart);
+        for (std::size_t c = 0; c < n; c += panel_width)
+            MultiplyRoundedTiles::spread({reinterpret_cast<const std::byte*>(wide + c / panel_width * apart), nullptr}, k, panels + c / panel_width * panel_bytes);
         if (t.across) transpose_rounded(t.a + p * t.lda, t.lda, t.m, k, rows, line);
         else
             for (std::size_t i = 0; i < t.m; ++i)

@@ -208,7 +208,6 @@ void train(Cpu& cpu, const Options& o) {
     World last = lesson(50, 8, everything, 15, 2);
     last.plain_first = 30, last.plain_later = 60;
     train_answers(cpu, model, {"all", Stage::full_finetune, last, 4300, 6e-4, true, 0.95}, o);
-    std::fflush(stdout);
     store_as(cpu, model.model, Dtype::q8);
     const auto packed = o.folder / "model.prism";
     std::printf("%s: %llu bytes\n", packed.string().c_str(), static_cast<unsigned long long>(pack(packed, model)));

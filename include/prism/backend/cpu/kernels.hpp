@@ -32,6 +32,7 @@ enum class Form : std::uint8_t {
     bf16_pair,  // the sum of two bf16: what is lost is below 2^-16 of a value
     int8,       // by groups of 32, x = scale q; values beyond the row are 0
     int8_pair,  // the same with x = scale (256 q + r): what is lost is below 2^-16 of the largest value of a group
+    int16,      // the same value in one: of each four neighbours the first and third, then the second and fourth
 };
 
 /// Rows of x, and what they became.
@@ -42,13 +43,13 @@ struct Activations {
     std::byte*                   q = nullptr;       // bf16 or int8
     std::size_t                  ldq = 0, low = 0;  // bytes between rows; from the first to the second of a pair
     float*                       scales = nullptr;  // [rows, n_groups]
-    std::int32_t *               sums = nullptr, *low_sums = nullptr;  // of q and of r, [rows, n_groups]
+    std::int32_t *               sums = nullptr, *low_sums = nullptr;  // of q and of r, [rows, n_groups]; int16 has the former alone
     std::size_t                  n_groups = 0;
 
     /// Bytes that `rows` of `cols` take in a form.
     static constexpr std::size_t bytes(Form form, std::size_t rows, std::size_t cols) {
         const std::size_t n_groups = (cols + group - 1) / group;
-        const bool        blocks = form == Form::int8 || form == Form::int8_pair;
+        const bool        blocks = form == Form::int8 || form == Form::int8_pair || form == Form::int16;
         return form == Form::f32 ? 0 : rows * row_bytes(form, cols) + (blocks ? (rows + 16) * n_groups * 12 : 0);  // kernels may look at 16 rows
     }
     /// Laid out in `memory`, which is aligned to 64 bytes.
@@ -76,6 +77,7 @@ private:
             case Form::bf16_pair: return 2 * odd_lines(2 * padded);
             case Form::int8: return odd_lines(padded);
             case Form::int8_pair: return 2 * odd_lines(padded);
+            case Form::int16: return odd_lines(2 * padded);
             case Form::f32: break;
         }
         return 0;
@@ -246,11 +248,12 @@ namespace avx512 {
 namespace avx512_bf16 {
 #include "prism/backend/cpu/simd_avx512_bf16.inl"
 #include "prism/backend/cpu/products_int8.inl"
+#include "prism/backend/cpu/products_vnni.inl"
 
 template <int = 0>
 constexpr Kernels kernels() {
     Kernels k = avx512::kernels();
-    use_blocks<MultiplyBlocks>(k);
+    use_blocks<MultiplyGroups>(k);
     k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16>};
     k.convert = convert;
     k.burst_bf16 = {burst_bf16, 4.0 * chains * lanes};

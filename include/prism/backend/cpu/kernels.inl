@@ -145,6 +145,8 @@ inline void multiply_rows(std::size_t m, const float* a, std::size_t lda, const 
         if (m) multiply_rows<T, R - 1>(m, a, lda, b, k, c, ldc, fresh);
 }
 
+inline constexpr std::size_t far_bytes = 4096;  // how far ahead weights are fetched that serve a few rows only
+
 /// Weights that are needed next: cache lines of each of the next panels, fetched while others are used.
 struct Ahead {
     const std::byte* at = nullptr;
@@ -351,35 +353,64 @@ inline void product(const ProductTile& t) {
     }
 }
 
-/// A row of x in int8 or as pairs, group by group. A group with values that are no finite numbers gets a scale that is none
-/// either.
+/// `lanes` groups of a row of x, each by its own scale: what is sought among the values of a group is found for all groups at
+/// once. A group with values that are no finite numbers gets a scale that is none either.
+struct QuantisedGroups {
+    static constexpr int vectors = static_cast<int>(Activations::group) / lanes;
+    F                    whole[lanes][vectors], rest[lanes][vectors];  // x = scale (256 whole + rest) with `with_rest`, else scale whole
+    float                scales[lanes], sums[lanes], rest_sums[lanes];  // sums of whole and of rest
+
+    /// The first `n` values of x; the others are 0.
+    QuantisedGroups(const float* x, std::size_t n, bool with_rest) {
+        F most[lanes], nothing[lanes];
+        for (int g = 0; g < lanes; ++g) {
+            most[g] = nothing[g] = set1(0);
+            for (int i = 0; i < vectors; ++i) {
+                const std::size_t at = static_cast<std::size_t>(g * vectors + i) * lanes;
+                const F           values = at + lanes <= n ? load(x + at) : at < n ? load_n(x + at, n - at) : set1(0);
+                whole[g][i] = values;
+                most[g] = max(most[g], abs(values));
+                nothing[g] = fma(values, set1(0), nothing[g]);  // 0, or NaN
+            }
+        }
+        transpose(most), transpose(nothing);
+        F top = most[0], poison = nothing[0];
+        for (int i = 1; i < lanes; ++i) top = max(top, most[i]), poison = add(poison, nothing[i]);
+        float inverses[lanes];
+        store(inverses, zero_where_less(div(set1(127), top), top, set1(std::numeric_limits<float>::denorm_min())));
+        const F step = div(top, set1(127));
+        store(scales, add(with_rest ? mul(step, set1(1.0f / 256)) : step, poison));
+        for (int g = 0; g < lanes; ++g) {
+            const F inverse = set1(inverses[g]);
+            F       sum_of_whole = set1(0), sum_of_rest = set1(0);
+            for (int i = 0; i < vectors; ++i) {
+                const F scaled = mul(whole[g][i], inverse), q = max(min(round(scaled), set1(127)), set1(-127));  // -128 has no opposite
+                const F r = round(max(min(mul(sub(scaled, q), set1(256)), set1(127)), set1(-127)));
+                whole[g][i] = q, rest[g][i] = r;
+                sum_of_whole = add(sum_of_whole, q), sum_of_rest = add(sum_of_rest, r);
+            }
+            most[g] = sum_of_whole, nothing[g] = sum_of_rest;
+        }
+        transpose(most), transpose(nothing);
+        for (int i = 1; i < lanes; ++i) most[0] = add(most[0], most[i]), nothing[0] = add(nothing[0], nothing[i]);
+        store(sums, most[0]), store(rest_sums, nothing[0]);
+    }
+};
+
+/// A row of x in int8 or as pairs, group by group.
 inline void quantise(bool pair, std::size_t n, const Activations& to, std::size_t row) {
     constexpr std::size_t group = Activations::group;
-    const float*          x = to.x + row * to.ldx;
     std::int8_t*          q = reinterpret_cast<std::int8_t*>(to.q + row * to.ldq);
-    for (std::size_t g = 0; g < to.n_groups; ++g, q += group) {
-        F values[group / lanes], most = set1(0), nothing = set1(0);
-        for (std::size_t i = 0; i < group / lanes; ++i) {
-            const std::size_t at = g * group + i * lanes;
-            values[i] = at + lanes <= n ? load(x + at) : at < n ? load_n(x + at, n - at) : set1(0);
-            most = max(most, abs(values[i]));
-            nothing = fma(values[i], set1(0), nothing);  // 0, or NaN
+    for (std::size_t g = 0; g < to.n_groups; g += lanes) {
+        const QuantisedGroups a{to.x + row * to.ldx + g * group, n - g * group, pair};
+        for (std::size_t i = 0; i < lanes && g + i < to.n_groups; ++i, q += group) {
+            for (int v = 0; v < a.vectors; ++v) {
+                store_int8(q + v * lanes, a.whole[i][v]);
+                if (pair) store_int8(q + to.low + v * lanes, a.rest[i][v]);
+            }
+            const std::size_t at = row * to.n_groups + g + i;
+            to.scales[at] = a.scales[i], to.sums[at] = static_cast<std::int32_t>(a.sums[i]), to.low_sums[at] = static_cast<std::int32_t>(a.rest_sums[i]);
         }
-        const float        top = largest(most), poison = sum(nothing);
-        const F            inverse = set1(top > 0 ? 127 / top : 0);
-        std::int8_t* const r = q + to.low;
-        for (std::size_t i = 0; i < group / lanes; ++i) {
-            const F scaled = mul(values[i], inverse), whole = round(scaled);
-            store_int8(q + i * lanes, whole);
-            if (pair) store_int8(r + i * lanes, max(min(mul(sub(scaled, whole), set1(256)), set1(127)), set1(-127)));  // -128 has no opposite
-        }
-        std::int32_t total = 0, rest = 0;
-        for (std::size_t i = 0; i < group; ++i) total += q[i];
-        if (pair)
-            for (std::size_t i = 0; i < group; ++i) rest += r[i];
-        const std::size_t at = row * to.n_groups + g;
-        to.scales[at] = (pair ? top / 127 / 256 : top / 127) + poison;
-        to.sums[at] = total, to.low_sums[at] = rest;
     }
 }
 
@@ -673,12 +704,12 @@ inline float read_all(const float* x, std::size_t n) {
 
 #include "prism/backend/cpu/products_int8.inl"
 
-/// Enters the products of weights in blocks.
+/// Enters the products of weights in blocks: exact ones and rounded ones.
 template <template <class, bool> class Multiply>
 constexpr void use_blocks(Kernels& k) {
-    k.products[q8_index] = {Form::int8_pair, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = {Form::int8, product<Multiply<q8, false>>};
-    k.products[q4_index] = {Form::int8_pair, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = {Form::int8, product<Multiply<q4, false>>};
-    k.products[q4m_index] = {Form::int8_pair, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = {Form::int8, product<Multiply<q4m, false>>};
+    k.products[q8_index] = {Multiply<q8, true>::form, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = {Multiply<q8, false>::form, product<Multiply<q8, false>>};
+    k.products[q4_index] = {Multiply<q4, true>::form, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = {Multiply<q4, false>::form, product<Multiply<q4, false>>};
+    k.products[q4m_index] = {Multiply<q4m, true>::form, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = {Multiply<q4m, false>::form, product<Multiply<q4m, false>>};
 }
 
 /// Products of bytes at most: those that products in int8 use.

@@ -20,7 +20,17 @@ struct MachineLimits {
     double bytes_per_second = 0;  // read from memory, all threads
 
     /// The limit of products whose rows are taken in this form.
-    double flops_of(cpu::Form form) const { return form == cpu::Form::f32 ? f32_flops : form == cpu::Form::int8 || form == cpu::Form::int8_pair ? int8_ops : bf16_flops; }
+    double flops_of(cpu::Form form) const {
+        switch (form) {
+            case cpu::Form::f32: return f32_flops;
+            case cpu::Form::bf16:
+            case cpu::Form::bf16_pair: return bf16_flops;
+            case cpu::Form::int8:
+            case cpu::Form::int8_pair:
+            case cpu::Form::int16: break;
+        }
+        return int8_ops;
+    }
 };
 
 /// The best of several short bursts: other programs on the machine only ever make a burst slower. `bytes` is how much

@@ -26,8 +26,26 @@ inline void round_to_bf16(bool pair, std::size_t n, const Activations& to, std::
     }
 }
 
+/// A row of x in int16, group by group: 256 q + r of the pairs of int8.
+inline void quantise_wide(std::size_t n, const Activations& to, std::size_t row) {
+    constexpr std::size_t group = Activations::group;
+    std::byte*            q = to.q + row * to.ldq;
+    for (std::size_t g = 0; g < to.n_groups; g += lanes) {
+        const QuantisedGroups a{to.x + row * to.ldx + g * group, n - g * group, true};
+        for (std::size_t i = 0; i < lanes && g + i < to.n_groups; ++i, q += 2 * group) {
+            for (int v = 0; v < a.vectors; ++v) {
+                const I values = _mm512_maskz_shuffle_epi32(full, _mm512_maskz_cvtps_epi32(full, fma(a.whole[i][v], set1(256), a.rest[i][v])), _MM_PERM_DBCA);
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + v * 2 * lanes), _mm512_maskz_cvtepi32_epi16(full, values));
+            }
+            const std::size_t at = row * to.n_groups + g + i;
+            to.scales[at] = a.scales[i], to.sums[at] = static_cast<std::int32_t>(256 * a.sums[i] + a.rest_sums[i]);
+        }
+    }
+}
+
 inline void convert(Form form, std::size_t n, const Activations& to, std::size_t row) {
-    if (form == Form::bf16 || form == Form::bf16_pair) round_to_bf16(form == Form::bf16_pair, n, to, row);
+    if (form == Form::int16) quantise_wide(n, to, row);
+    else if (form == Form::bf16 || form == Form::bf16_pair) round_to_bf16(form == Form::bf16_pair, n, to, row);
     else avx512::convert(form, n, to, row);
 }
 

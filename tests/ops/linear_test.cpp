@@ -29,7 +29,7 @@ struct Weights {
     Packed<F, host> packed(std::size_t rows, std::size_t cols) const { return {blocks.data(), rows, cols, ld}; }
 };
 
-constexpr std::array<std::size_t, 13> row_counts{1, 2, 3, 4, 5, 13, 14, 15, 31, 64, 383, 384, 385};
+constexpr std::array<std::size_t, 17> row_counts{1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 31, 64, 383, 384, 385};
 constexpr std::array<std::size_t, 11> col_counts{1, 15, 16, 17, 31, 32, 33, 127, 128, 129, 300};
 constexpr std::array<std::size_t, 6>  depths{1, 15, 255, 256, 257, 1000};
 

@@ -256,7 +256,7 @@ constexpr Kernels kernels() {
     use_blocks<MultiplyGroups>(k);
     k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16>};
     k.convert = convert;
-    k.burst_bf16 = {burst_bf16, 4.0 * chains * lanes};
+    k.burst_bf16 = {burst_bf16, 4.0 * 2 * chains * lanes};
     k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
     return k;
 }

@@ -67,29 +67,65 @@ inline void activate_row(Activation a, float* x, std::size_t n) {
 
 // ------------------------------------------------------------------------------------------------------------- products
 
+/// Weights that serve a few rows come from memory, and the little arithmetic does not hide that: they are fetched 4 KiB ahead.
+struct FarAhead {
+    static constexpr std::size_t distance = 4096;
+    const std::byte*             end;   // of the values of the first panel, less the distance
+    std::ptrdiff_t               skip;  // behind it lies the second one, which is here already: the next pair's is two panels on
+
+    FarAhead(const PanelPart* b, std::size_t value_bytes) : end(b[0].values + value_bytes - distance), skip(tile_panels > 1 ? 2 * (b[1].values - b[0].values) : 0) {}
+    // Always inline: compilers drop calls of functions that seem to do nothing.
+    template <std::size_t Bytes>
+    [[gnu::always_inline]] void fetch(const void* first, const void* second) const {
+        const auto* const at = static_cast<const std::byte*>(first) + distance, * const other = static_cast<const std::byte*>(second) + distance;
+        const auto* const from = static_cast<const std::byte*>(first) < end ? at : at + skip;
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < Bytes; i += 64) {
+            __builtin_prefetch(from + i);
+            if (tile_panels > 1) __builtin_prefetch(other + i);
+        }
+    }
+};
+
+/// sums += column p of R rows times one column of the panels.
+template <int R>
+inline void add_column(F (&sums)[R][tile_vectors], const float* a, std::size_t lda, const F (&column)[tile_vectors]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+        const F x = set1(a[static_cast<std::size_t>(i) * lda]);
+#pragma GCC unroll 4
+        for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fma(x, column[j], sums[i][j]);
+    }
+}
+
 /// c [R, panel] (+)= a [R, k] times k columns of the panels b. The sum over k runs in order, so it does not depend on R.
 template <int R, class T>
 inline void multiply(const float* a, std::size_t lda, const PanelPart* b, std::size_t k, float* c, std::size_t ldc, bool fresh) {
-    F        sums[R][tile_vectors];
-    const T* at[tile_panels];
+    F              sums[R][tile_vectors], column[tile_vectors];
+    const T*       at[tile_panels];
+    const FarAhead far{b, k * panel_width * sizeof(T)};
 #pragma GCC unroll 2
     for (int j = 0; j < tile_panels; ++j) at[j] = reinterpret_cast<const T*>(b[j].values);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fresh ? set1(0) : load(c + static_cast<std::size_t>(i) * ldc + j * lanes);
-    for (std::size_t p = 0; p < k; ++p) {
-        F row[tile_vectors];
+    std::size_t p = 0;
+    for (; p + 2 <= k; p += 2, a += 2) {  // two at a time: less bookkeeping
+        if constexpr (R <= 2) far.fetch<2 * panel_width * sizeof(T)>(at[0], at[tile_panels - 1]);
 #pragma GCC unroll 4
-        for (int j = 0; j < tile_vectors; ++j) row[j] = load(at[j / panel_vectors] + j % panel_vectors * lanes);
+        for (int j = 0; j < tile_vectors; ++j) column[j] = load(at[j / panel_vectors] + j % panel_vectors * lanes);
+        add_column<R>(sums, a, lda, column);
+#pragma GCC unroll 4
+        for (int j = 0; j < tile_vectors; ++j) column[j] = load(at[j / panel_vectors] + panel_width + j % panel_vectors * lanes);
+        add_column<R>(sums, a + 1, lda, column);
 #pragma GCC unroll 2
-        for (int j = 0; j < tile_panels; ++j) at[j] += panel_width;
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            const F x = set1(a[static_cast<std::size_t>(i) * lda + p]);
+        for (int j = 0; j < tile_panels; ++j) at[j] += 2 * panel_width;
+    }
+    if (p < k) {
 #pragma GCC unroll 4
-            for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fma(x, row[j], sums[i][j]);
-        }
+        for (int j = 0; j < tile_vectors; ++j) column[j] = load(at[j / panel_vectors] + j % panel_vectors * lanes);
+        add_column<R>(sums, a, lda, column);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
@@ -100,33 +136,31 @@ inline void multiply(const float* a, std::size_t lda, const PanelPart* b, std::s
 /// The same for panels of bf16, which hold two columns a step. The values become f32 in registers.
 template <int R>
 inline void multiply_pairs(const float* a, std::size_t lda, const PanelPart* b, std::size_t k, float* c, std::size_t ldc, bool fresh) {
-    F             sums[R][tile_vectors];
-    const bf16_t* at[tile_panels];
+    F              sums[R][tile_vectors], column[tile_vectors];
+    const bf16_t*  at[tile_panels];
+    const FarAhead far{b, k * panel_width * sizeof(bf16_t)};
 #pragma GCC unroll 2
     for (int j = 0; j < tile_panels; ++j) at[j] = reinterpret_cast<const bf16_t*>(b[j].values);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fresh ? set1(0) : load(c + static_cast<std::size_t>(i) * ldc + j * lanes);
-    for (std::size_t p = 0; p < k; p += 2) {
-#pragma GCC unroll 2
-        for (std::size_t odd = 0; odd < 2; ++odd) {
-            if (p + odd == k) break;
-            F row[tile_vectors];
+    std::size_t p = 0;
+    for (; p + 2 <= k; p += 2, a += 2) {
+        if constexpr (R <= 2) far.fetch<2 * panel_width * sizeof(bf16_t)>(at[0], at[tile_panels - 1]);
 #pragma GCC unroll 4
-            for (int j = 0; j < tile_vectors; ++j) {
-                const bf16_t* const pairs = at[j / panel_vectors] + j % panel_vectors * lanes * 2;
-                row[j] = odd ? load_odd(pairs) : load_even(pairs);
-            }
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i) {
-                const F x = set1(a[static_cast<std::size_t>(i) * lda + p + odd]);
+        for (int j = 0; j < tile_vectors; ++j) column[j] = load_even(at[j / panel_vectors] + j % panel_vectors * lanes * 2);
+        add_column<R>(sums, a, lda, column);
 #pragma GCC unroll 4
-                for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fma(x, row[j], sums[i][j]);
-            }
-        }
+        for (int j = 0; j < tile_vectors; ++j) column[j] = load_odd(at[j / panel_vectors] + j % panel_vectors * lanes * 2);
+        add_column<R>(sums, a + 1, lda, column);
 #pragma GCC unroll 2
         for (int j = 0; j < tile_panels; ++j) at[j] += 2 * panel_width;
+    }
+    if (p < k) {
+#pragma GCC unroll 4
+        for (int j = 0; j < tile_vectors; ++j) column[j] = load_even(at[j / panel_vectors] + j % panel_vectors * lanes * 2);
+        add_column<R>(sums, a, lda, column);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
@@ -135,7 +169,7 @@ inline void multiply_pairs(const float* a, std::size_t lda, const PanelPart* b, 
 }
 
 /// The same for any number of rows.
-template <class T, int R = tile_rows>
+template <class T, int R = strip_rows>
 inline void multiply_rows(std::size_t m, const float* a, std::size_t lda, const PanelPart* b, std::size_t k, float* c, std::size_t ldc, bool fresh) {
     for (; m >= R; m -= R, a += R * lda, c += R * ldc) {
         if constexpr (std::is_same_v<T, bf16_t>) multiply_pairs<R>(a, lda, b, k, c, ldc, fresh);
@@ -145,8 +179,6 @@ inline void multiply_rows(std::size_t m, const float* a, std::size_t lda, const 
         if (m) multiply_rows<T, R - 1>(m, a, lda, b, k, c, ldc, fresh);
 }
 
-inline constexpr std::size_t far_bytes = 4096;  // how far ahead weights are fetched that serve a few rows only
-
 /// Weights that are needed next: cache lines of each of the next panels, fetched while others are used.
 struct Ahead {
     const std::byte* at = nullptr;
@@ -154,6 +186,11 @@ struct Ahead {
 
     /// The part of the lines that belongs to the first of so many rows.
     void share(std::size_t rows, std::size_t of) { due = (lines * rows + of - 1) / of; }
+    /// The part of what is due that belongs to each strip of these rows: memory takes only so many requests at once.
+    std::size_t of_strip(std::size_t rows, std::size_t strip = strip_rows) const {
+        const std::size_t n = (rows + strip - 1) / strip;
+        return (due + n - 1) / n;
+    }
     void fetch(std::size_t n) {
         for (n = n < due ? n : due, due -= n, lines -= n; n; --n, at += 64)
             for (std::size_t v = 0; v < tile_panels; ++v) __builtin_prefetch(at + v * apart, 0, 2);
@@ -166,13 +203,16 @@ struct MultiplyPlain {
     using format = P;
     static constexpr Form        form = Form::f32;
     static constexpr std::size_t depth = 192;                // of the stretches in which sums are taken: 192 x 32 f32 stay in the first-level cache
-    static constexpr std::size_t row_step = tile_rows;       // rows between two looks at what to fetch next
+    static constexpr std::size_t row_step = 4 * strip_rows;  // rows between two looks at what to fetch next
     static constexpr std::size_t spread_bytes = 0;           // of a weight that is made ready by spread(); 0: used as it is
     static constexpr bool        takes_few = true;           // a few rows take the whole sum at once, and weights as they are
     struct State {};                                         // kept from call to call of one tile
     static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool, Ahead& ahead) {
-        ahead.fetch(ahead.due);
-        multiply_rows<typename P::block>(m, x.x + p, x.ldx, b, k, c, panel, fresh);
+        const std::size_t lines = ahead.of_strip(m);
+        for (std::size_t i = 0; i < m; i += strip_rows) {
+            ahead.fetch(lines);
+            multiply_rows<typename P::block>(m - i < strip_rows ? m - i : strip_rows, x.x + i * x.ldx + p, x.ldx, b, k, c + i * panel, panel, fresh);
+        }
     }
 };
 
@@ -695,7 +735,11 @@ inline float read_all(const float* x, std::size_t n) {
     for (F& s : sums) s = set1(0);
     for (std::size_t i = 0; i + chains * lanes <= n; i += chains * lanes) {
 #pragma GCC unroll 12
-        for (int j = 0; j < chains; ++j) sums[j] = add(sums[j], load(x + i + static_cast<std::size_t>(j) * lanes));
+        for (int j = 0; j < chains; ++j) {
+            const float* const at = x + i + static_cast<std::size_t>(j) * lanes;
+            __builtin_prefetch(at + FarAhead::distance / sizeof(float));
+            sums[j] = add(sums[j], load(at));
+        }
     }
     F all = sums[0];
     for (int j = 1; j < chains; ++j) all = add(all, sums[j]);

@@ -9,7 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
-#include <vector>
+#include <span>
 
 namespace prism {
 
@@ -55,7 +55,9 @@ inline MachineLimits measure_limits(Cpu& be, std::size_t bytes = std::size_t{512
     limits.bf16_flops = std::max(limits.f32_flops, measure(be.kernels().burst_bf16));
     limits.int8_ops = std::max(limits.f32_flops, measure(be.kernels().burst_int8));
     if (bytes > 0) {
-        std::vector<float> memory(bytes / sizeof(float), 1.0f);
+        const Buffer<host>     buffer = be.allocate(bytes);
+        const std::span<float> memory{static_cast<float*>(buffer.data()), bytes / sizeof(float)};
+        std::fill(memory.begin(), memory.end(), 1.0f);
         for (int i = 0; i < 5; ++i) {
             const auto start = Clock::now();
             be.parallel_for(memory.size(), std::size_t{1} << 20, [&](std::size_t begin, std::size_t end) {

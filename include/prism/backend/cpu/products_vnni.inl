@@ -96,21 +96,20 @@ template <class P, bool Wide, bool First, bool Last, int R>
     x.step((Wide ? 8 : 4) + (Last && P::dtype != Dtype::q8 ? (Wide ? 32 : 16) : 0));
 }
 
-/// c [R, panel] (+)= R rows of x times the blocks of two panels. `few`: they come from memory, and the little arithmetic does
-/// not hide that; so they are fetched ahead, from the next panels in the end.
+/// c [R, panel] (+)= R rows of x times the blocks of two panels. `few`: see FarAhead.
 template <class P, bool Wide, int R>
 inline void multiply_groups(const Activations& x, std::size_t g0, std::size_t n_groups, const PanelPart* b, float* c, bool fresh, bool few) {
     constexpr std::size_t value_bytes = PanelLayout<P>::value_bytes, scale_bytes = PanelLayout<P>::scale_bytes;
     Lines                 lines{x.q + g0 * Activations::group * (Wide ? 2 : 1), x.ldq};
     GroupEnds             ends{x.sums + g0, x.scales + g0, x.n_groups, {}, {}};
     const std::byte *     w0 = b[0].values, *w1 = b[1].values;
+    const FarAhead        far{b, n_groups * value_bytes};
     RowSums               rows[R];
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) rows[i].sums[0] = fresh ? set1(0) : load(c + i * panel), rows[i].sums[1] = fresh ? set1(0) : load(c + i * panel + lanes);
     for (std::size_t g = 0; g < n_groups; ++g, ++ends.own, ++ends.scales) {
         asm("" : "+r"(ends.own), "+r"(ends.scales));  // as in Lines
-        if (few)
-            for (std::size_t i = far_bytes; i < far_bytes + value_bytes; i += 64) __builtin_prefetch(w0 + i), __builtin_prefetch(w1 + i);
+        if (few) far.fetch<value_bytes>(w0, w1);
         multiply_line<P, Wide, true, false, R>(rows, w0, w1, lines, ends);
         w0 += 64, w1 += 64;
 #pragma GCC unroll 1
@@ -149,7 +148,6 @@ struct MultiplyGroups {
     static constexpr bool        takes_few = true;
     struct State {};
     static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool few, Ahead& ahead) {
-        const std::size_t n_blocks = (m + rows - 1) / rows, lines = (ahead.due + n_blocks - 1) / n_blocks;
-        multiply_group_rows<P, Wide, rows>(m, x, p / Activations::group, (k + Activations::group - 1) / Activations::group, b, c, fresh, few, ahead, lines);
+        multiply_group_rows<P, Wide, rows>(m, x, p / Activations::group, (k + Activations::group - 1) / Activations::group, b, c, fresh, few, ahead, ahead.of_strip(m, rows));
     }
 };

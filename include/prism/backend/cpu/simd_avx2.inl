@@ -1,6 +1,6 @@
 // Vectors of eight f32: AVX2, FMA, F16C.
 using F = __m256;
-inline constexpr int lanes = 8, tile_rows = 6, tile_panels = 1;
+inline constexpr int lanes = 8, tile_rows = 6, strip_rows = 6, tile_panels = 1;
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline F load(const bf16_t* p) {
@@ -64,8 +64,8 @@ inline constexpr int          block_rows = 3;
 inline constexpr std::int32_t byte_offset = 0;  // the 128 of q8 is taken off before products
 
 inline F load_even(const bf16_t* pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), 16)); }
-inline F load_odd(const bf16_t* pairs) {
-    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), _mm256_set1_epi32(static_cast<int>(0xffff0000U))));
+inline F load_odd(const bf16_t* pairs) {  // a mask would take the register that products lack
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), 16), 16));
 }
 inline F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 inline I splat(std::int32_t a) { return _mm256_set1_epi32(a); }

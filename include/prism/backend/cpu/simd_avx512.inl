@@ -1,6 +1,6 @@
 // Vectors of sixteen f32: AVX-512 F, BW, DQ, VL.
 using F = __m512;
-inline constexpr int lanes = 16, tile_rows = 14, tile_panels = 2;
+inline constexpr int lanes = 16, tile_rows = 14, strip_rows = 8, tile_panels = 2;
 
 // The masked forms with a full mask compile to the plain instructions; GCC 12 warns about its own headers for the plain.
 inline constexpr __mmask16 full = 0xffff;

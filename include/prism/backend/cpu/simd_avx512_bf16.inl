@@ -49,34 +49,44 @@ inline void convert(Form form, std::size_t n, const Activations& to, std::size_t
     else avx512::convert(form, n, to, row);
 }
 
+/// sums += two columns of R rows of x in bf16 times those of two panels.
+template <int R>
+inline void add_pairs(F (&sums)[R][tile_vectors], const std::byte* x, std::size_t ldq, const std::byte* w0, const std::byte* w1) {
+    const I u = load_bytes(w0), v = load_bytes(w1);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+        const I pair = splat_four(x + static_cast<std::size_t>(i) * ldq);
+        // in assembly for the same reason as add_dots()
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sums[i][0]) : "v"(u), "v"(pair));
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sums[i][1]) : "v"(v), "v"(pair));
+    }
+}
+
 /// c [R, panel] (+)= R rows of x in bf16 times panels of bf16.
 template <int R>
 inline void multiply_bf16(const std::byte* x, std::size_t ldq, const PanelPart* b, std::size_t k, float* c, bool fresh) {
-    F sums[R][tile_vectors];
-#pragma GCC unroll 16
+    static_assert(tile_vectors == 2);
+    F                sums[R][tile_vectors];
+    const std::byte *w0 = b[0].values, *w1 = b[1].values;
+    const FarAhead   far{b, k * 2 * panel_width};
+#pragma GCC unroll 8
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fresh ? set1(0) : load(c + i * panel + j * lanes);
-    for (std::size_t p = 0; p < k; p += 2) {
-        __m512bh w[tile_vectors];
-#pragma GCC unroll 2
-        for (int j = 0; j < tile_vectors; ++j) std::memcpy(&w[j], b[j].values + p * 2 * panel_width, sizeof w[j]);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            const I  pair = splat_four(x + static_cast<std::size_t>(i) * ldq + p * 2);
-            __m512bh values;
-            std::memcpy(&values, &pair, sizeof values);
-#pragma GCC unroll 2
-            for (int j = 0; j < tile_vectors; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], w[j], values);
-        }
+    std::size_t p = 0;
+    for (; p + 4 <= k; p += 4, x += 8, w0 += 128, w1 += 128) {
+        if constexpr (R <= 2) far.fetch<128>(w0, w1);
+        add_pairs<R>(sums, x, ldq, w0, w1);
+        add_pairs<R>(sums, x + 4, ldq, w0 + 64, w1 + 64);
     }
-#pragma GCC unroll 16
+    for (; p < k; p += 2, x += 4, w0 += 64, w1 += 64) add_pairs<R>(sums, x, ldq, w0, w1);
+#pragma GCC unroll 8
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < tile_vectors; ++j) store(c + i * panel + j * lanes, sums[i][j]);
 }
 
-template <int R = tile_rows>
+template <int R = strip_rows>
 inline void multiply_bf16_rows(std::size_t m, const std::byte* x, std::size_t ldq, const PanelPart* b, std::size_t k, float* c, bool fresh) {
     for (; m >= R; m -= R, x += R * ldq, c += R * panel) multiply_bf16<R>(x, ldq, b, k, c, fresh);
     if constexpr (R > 1)
@@ -87,28 +97,31 @@ inline void multiply_bf16_rows(std::size_t m, const std::byte* x, std::size_t ld
 struct MultiplyBf16 {
     using format = bf16;
     static constexpr Form        form = Form::bf16;
-    static constexpr std::size_t depth = 512, row_step = 4 * tile_rows;
+    static constexpr std::size_t depth = 512, row_step = 4 * strip_rows;
     static constexpr std::size_t spread_bytes = 0;
     static constexpr bool        takes_few = true;
     struct State {};
     static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool, Ahead& ahead) {
-        ahead.fetch(ahead.due);
-        multiply_bf16_rows(m, x.q + 2 * p, x.ldq, b, k, c, fresh);
+        const std::size_t lines = ahead.of_strip(m);
+        for (std::size_t i = 0; i < m; i += strip_rows) {
+            ahead.fetch(lines);
+            multiply_bf16_rows(m - i < strip_rows ? m - i : strip_rows, x.q + i * x.ldq + 2 * p, x.ldq, b, k, c + i * panel, fresh);
+        }
     }
 };
 
 inline float burst_bf16(std::size_t n) {
-    F        sums[chains];
+    F        sums[2 * chains];  // these additions take longer
     __m512bh a, b;
     const I  ones = splat(0x3f803f80), halves = splat(0x3f003f00);
     std::memcpy(&a, &ones, sizeof a), std::memcpy(&b, &halves, sizeof b);
     for (F& s : sums) s = set1(0);
     for (std::size_t i = 0; i < n; ++i) {
-#pragma GCC unroll 12
-        for (int j = 0; j < chains; ++j) sums[j] = _mm512_dpbf16_ps(sums[j], a, b);
+#pragma GCC unroll 24
+        for (int j = 0; j < 2 * chains; ++j) sums[j] = _mm512_dpbf16_ps(sums[j], a, b);
     }
     F all = sums[0];
-    for (int j = 1; j < chains; ++j) all = add(all, sums[j]);
+    for (int j = 1; j < 2 * chains; ++j) all = add(all, sums[j]);
     return sum(all);
 }
 inline float burst_int8(std::size_t n) {

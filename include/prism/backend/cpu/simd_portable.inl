@@ -2,7 +2,7 @@
 // instructions of our own.
 using F = float __attribute__((vector_size(16)));
 using I = std::int32_t __attribute__((vector_size(16)));
-inline constexpr int          lanes = 4, tile_rows = 2, tile_panels = 1, block_rows = 2;
+inline constexpr int          lanes = 4, tile_rows = 2, strip_rows = 2, tile_panels = 1, block_rows = 2;
 inline constexpr std::int32_t byte_offset = 128;
 
 inline F set1(float a) { return F{a, a, a, a}; }

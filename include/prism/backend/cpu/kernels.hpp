@@ -255,6 +255,8 @@ constexpr Kernels kernels() {
     Kernels k = avx512::kernels();
     use_blocks<MultiplyGroups>(k);
     k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16>};
+    k.rounded_attend_f32.block = attend_rounded<float, PairProducts>;
+    k.rounded_attend_bf16.block = attend_rounded<bf16_t, PairProducts>;
     k.convert = convert;
     k.burst_bf16 = {burst_bf16, 4.0 * 2 * chains * lanes};
     k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
@@ -277,8 +279,8 @@ constexpr Kernels kernels() {
     Kernels k = avx512_bf16::kernels();
     k.products[bf16_index] = {Form::bf16_pair, product<MultiplyBf16Tiles<true>>};
     k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16Tiles<false>>};
-    k.rounded_attend_f32.block = attend_tiles<float>;
-    k.rounded_attend_bf16.block = attend_tiles<bf16_t>;
+    k.rounded_attend_f32.block = attend_rounded<float, TileProducts>;
+    k.rounded_attend_bf16.block = attend_rounded<bf16_t, TileProducts>;
     use_blocks<MultiplyBlockTiles>(k);
     k.rounded_blocks[f32_index] = {Form::bf16, product<MultiplyRoundedTiles>};
     k.rounded_blocks[q8_index] = {Form::bf16, product<MultiplySpreadTiles<q8>>};

@@ -117,7 +117,7 @@ TEST_CASE("program/train: killed at random moments, and on other threads, it end
 
 TEST_CASE("program/train: adapters as well, and in the end they are merged") {
     World world;
-    world.config["prism"].update({{"lora_rank", 4}, {"lora_target_modules", {"q_proj", "v_proj"}}});
+    world.config["prism"].update({{"lora_rank", 4}, {"lora_dropout", 0.3}, {"lora_target_modules", {"q_proj", "v_proj"}}});
     expect_same_when_killed(world, {"finetune+lora-r4"}, {"checkpoints/latest-checkpoint.pt", "resume.bundle", "adapter_model.safetensors", "adapter_config.json"});
     expect_answer(world.folder("finetune+lora-r4"));
 }

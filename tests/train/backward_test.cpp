@@ -322,6 +322,85 @@ TEST_CASE("train: adapters have the slopes of the loss as gradients, and what is
     }
 }
 
+TEST_CASE("train: dropout in front of adapters: the slopes of what it leaves, W + alpha / rank B A of what it does not touch, other values in other passes") {
+    const Examples examples;
+    for (const bool replay : {true, false})
+        for (const auto& llm : {LanguageModelConfig{mistral}, LanguageModelConfig{small_phi}}) {
+            Cpu            be{{.threads = 2}};
+            Prismatic<Cpu> model{tiny(llm, ProjectorKind::gelu_mlp)};
+            randomise(be, model, 3);
+            Trainer trainer{be, model, Stage::finetune, {.optimizer = {.lr = 1e-2, .total_steps = 4, .warmup_ratio = 0}, .tape = {.replay = replay},
+                                                         .lora = {.rank = 3, .alpha = 6, .dropout = 0.4}, .seed = 11}};
+            const auto batch = examples.batch();
+            const auto loss = [&] {
+                trainer.restored();
+                trainer.drop_gradients();
+                return trainer.micro_step(batch);
+            };
+            CHECK(loss() == doctest::Approx(trainer.loss(batch)).epsilon(1e-5));  // B is 0
+            for (int i = 0; i < 3; ++i) loss(), trainer.step();
+            check_whole(trainer, loss);
+            const double first = loss(), calm = trainer.loss(batch);
+            CHECK(loss() == first);
+            CHECK(first != doctest::Approx(calm).epsilon(1e-4));
+            trainer.optimizer().set_steps(trainer.optimizer().steps() + 1);
+            CHECK(loss() != doctest::Approx(first).epsilon(1e-4));
+            const TrainingCost  cost = trainer.cost(batch);
+            const std::uint64_t done = be.flops_done();
+            trainer.micro_step(batch);
+            CHECK((be.flops_done() - done == cost.flops));
+            CHECK(trainer.workspace_bytes() == cost.workspace_bytes);
+        }
+}
+
+TEST_CASE("train: an adapter's layer computes W x + factor B A d(x) in training, with a d of its own") {
+    Cpu            be{{.threads = 2}};
+    Workspace<Cpu> ws{be, std::size_t{1} << 20};
+    constexpr std::size_t n = 37, d_in = 41, d_out = 29, rank = 3;
+    const Array x = Array::random(n, d_in, 1), w = Array::random(d_out, d_in, 2);
+    Array a = Array::random(rank, d_in, 3), b = Array::random(d_out, rank, 4), y{n, d_out}, other{n, d_out};
+    std::vector<float> factor(rank, 0.5f), opposite(rank, -0.5f);
+    Linear<Cpu> linear{d_in, d_out, false}, second{d_in, d_out, false};
+    const auto  merged = [&](std::size_t i, std::size_t j) {
+        double sum = static_cast<double>(w(i, j));
+        for (std::size_t k = 0; k < rank; ++k) sum += 0.5 * static_cast<double>(b(i, k)) * static_cast<double>(a(k, j));
+        return static_cast<float>(sum);
+    };
+    std::vector<float> both;
+    for (std::size_t i = 0; i < d_out; ++i)
+        for (std::size_t j = 0; j < d_in; ++j) both.push_back(merged(i, j));
+    for (Linear<Cpu>* l : {&linear, &second}) l->weight.take({both.data(), {}}, Dtype::f32);
+    Tape<Cpu>          tape;
+    const LowRank<Cpu> low{a.mat(), b.mat(), {}, {}, {factor.data(), {rank}}, {opposite.data(), {rank}}, 0.25f, 17};
+    tape.adapt(&linear.weight, low);
+    LowRank<Cpu> of_second = low;
+    of_second.key = 18;
+    tape.adapt(&second.weight, of_second);
+    tape.restart(5);
+    const Keep<Cpu> keep{tape};
+    linear.forward(be, ws, x.in(), y.mat(), keep);
+    second.forward(be, ws, x.in(), other.mat(), keep.at("elsewhere"));
+    Array seen{n, d_in};
+    ops::copy<Cpu>(be, x.in(), seen.mat());
+    ops::dropout<Cpu>(be, 0.25f, low.key_in(5), seen.mat());
+    double worst = 0, apart = 0;
+    for (std::size_t r = 0; r < n; ++r)
+        for (std::size_t i = 0; i < d_out; ++i) {
+            double expected = 0;
+            for (std::size_t j = 0; j < d_in; ++j) expected += static_cast<double>(w(i, j)) * static_cast<double>(x(r, j));
+            for (std::size_t k = 0; k < rank; ++k)
+                for (std::size_t j = 0; j < d_in; ++j) expected += 0.5 * static_cast<double>(b(i, k)) * static_cast<double>(a(k, j)) * static_cast<double>(seen(r, j));
+            worst = std::max(worst, std::abs(expected - static_cast<double>(y(r, i))));
+            apart = std::max(apart, std::abs(static_cast<double>(y(r, i)) - static_cast<double>(other(r, i))));
+        }
+    CHECK(worst < 41 * 4 * 4 * 0x1p-22);  // sums of 41 products of values below 4
+    CHECK(apart > 0.1);
+    std::size_t dropped = 0;
+    for (std::size_t r = 0; r < n; ++r)
+        for (std::size_t j = 0; j < d_in; ++j) dropped += seen(r, j) == 0 && x(r, j) != 0;
+    CHECK(std::abs(static_cast<double>(dropped) - 0.25 * n * d_in) < 5 * std::sqrt(0.1875 * n * d_in));
+}
+
 TEST_CASE("train: a step has the same bits at 1, 2 and 3 threads, and nearly the same whether blocks run again or not") {
     const Examples     examples;
     std::vector<float> first[2];

@@ -196,7 +196,12 @@ TEST_CASE("train/run: a configuration has Prismatic's keys and values") {
     CHECK(refused(adapters({{"lora_rank", 0}, {"lora_target_modules", "all-linear"}})).starts_with("prism.lora_target_modules | "));
     CHECK(refused(adapters({{"lora_rank", -1}})).starts_with("prism.lora_rank | -1 | an integer from 0"));
     CHECK(refused(adapters({{"lora_rank", 4}, {"lora_alpha", 0}})).starts_with("prism.lora_alpha | 0"));
-    CHECK(refused(adapters({{"lora_rank", 4}, {"lora_dropout", 0.1}})) == "prism.lora_dropout | 0.1 | 0: adapters are merged while they are trained");
+    lora["prism"]["lora_dropout"] = 0.1;
+    CHECK(of(lora).lora.dropout == 0.1);
+    CHECK(of(lora).identity_of(Stage::finetune)["prism"]["lora_dropout"] == 0.1);
+    CHECK(of(of(lora).json_of(Stage::finetune)).lora.dropout == 0.1);
+    CHECK(refused(adapters({{"lora_rank", 4}, {"lora_dropout", 1}})) == "prism.lora_dropout | 1 | a number from 0 to below 1");
+    CHECK(refused(adapters({{"lora_rank", 4}, {"lora_dropout", -0.1}})).starts_with("prism.lora_dropout | "));
     CHECK(refused(adapters({{"lora_rank", 4}, {"lora_target_modules", Json::array()}})).starts_with("prism.lora_target_modules | []"));
     CHECK(refused([](Json& j) { j["stage"] = "align", j["prism"] = {{"lora_rank", 4}}; }) == "prism.lora_rank | 4 | 0 for align, which trains no language model");
 

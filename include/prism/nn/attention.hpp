@@ -126,14 +126,14 @@ struct CachedAttention {
     void forward_add(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
                      In<B> x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
-        o_proj.forward_add(be, mixed(be, ws, layer, rope, batch, x, keep), {}, out);
+        o_proj.forward_add(be, ws, mixed(be, ws, layer, rope, batch, x, keep), {}, out, keep);
     }
     /// The same, but out = what it gives.
     template <Keeper K = Forget>
     void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
                  In<B> x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
-        o_proj.forward(be, mixed(be, ws, layer, rope, batch, x, keep), out);
+        o_proj.forward(be, ws, mixed(be, ws, layer, rope, batch, x, keep), out, keep);
     }
     /// How `n` alike segments attend, with the heads of their keys so far apart (0: side by side in a row).
     AttentionShape shape(const Segment<B>& s, std::size_t n = 1, std::size_t kv_head_stride = 0) const {
@@ -150,6 +150,7 @@ private:
         ops::linear_each<B>(be, x, std::array<ProductPart<typename B::space>, 3>{{{q_proj.weight.any(), q_proj.bias.view(), q},
                                                                                   {k_proj.weight.any(), k_proj.bias.view(), k},
                                                                                   {v_proj.weight.any(), v_proj.bias.view(), v}}});
+        keep.product(be, ws, &q_proj.weight, x, q), keep.product(be, ws, &k_proj.weight, x, k), keep.product(be, ws, &v_proj.weight, x, v);
         ops::rope_half<B>(be, rope.cos, rope.sin, config.n_heads, q);
         ops::rope_half<B>(be, rope.cos, rope.sin, config.n_kv_heads, k);
         std::size_t row = 0;

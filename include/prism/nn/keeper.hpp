@@ -14,7 +14,7 @@ namespace prism {
 /// The keeper of inference: every call compiles to nothing.
 struct Forget {
     static constexpr bool keeps = false;  // what fused products would lose has to be computed by itself
-    static constexpr bool trains = false;  // residual branches may be dropped at random
+    static constexpr bool trains = false;  // residual branches, and inputs of adapters, may be dropped at random
 
     /// The keeper of a part, or of the `i`th of several.
     Forget at(const char*, std::size_t = 0) const { return {}; }
@@ -33,6 +33,10 @@ struct Forget {
     Mat<B> another(Workspace<B>&, Mat<B> h) const {
         return h;
     }
+    static constexpr bool adds() { return false; }  // whether `product` does anything
+    /// What training adds to y, to which x W^T of the layer with this weight has just been written or added.
+    template <class B>
+    void product(B&, Workspace<B>&, const void*, In<B>, Mat<B>) const {}
     /// Records rows that nobody writes again.
     template <class T, class Space, std::size_t... E>
     void operator()(const char*, View<T, Space, E...>) const {}

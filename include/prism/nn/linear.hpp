@@ -30,6 +30,12 @@ struct Linear {
     void forward(B& be, In<B> x, Mat<B> y, Activation act = Activation::none) const {  // one branch per call, none per element
         weight.visit([&](const auto& w) { ops::linear<B>(be, x, w, bias.view(), y, act); });
     }
+    /// The same, and what a keeper adds to it.
+    template <Keeper K>
+    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> y, K keep) const {
+        forward(be, x, y);
+        keep.product(be, ws, &weight, x, y);
+    }
     /// y += gamma (x W^T + b); an empty gamma is one.
     void forward_add(B& be, In<B> x, Vec<B, const float> gamma, Mat<B> y) const {
         weight.visit([&](const auto& w) { ops::linear_add<B>(be, x, w, bias.view(), gamma, y); });
@@ -40,12 +46,13 @@ struct Linear {
         if constexpr (K::keeps) {
             if (!gamma.empty()) {
                 Mat<B> branch = ws.like(y);
-                forward(be, x, branch);
+                forward(be, ws, x, branch, keep);
                 keep("branch", branch);
                 return ops::add_scaled<B>(be, branch, gamma, y);
             }
         }
         forward_add(be, x, gamma, y);
+        keep.product(be, ws, &weight, x, y);
     }
 };
 

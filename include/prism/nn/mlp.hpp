@@ -15,10 +15,13 @@ Mat<B> activated(B& be, Workspace<B>& ws, const Linear<B>& fc, Activation act, I
     Mat<B> y = ws.mat(x.rows(), fc.d_out());
     if constexpr (K::keeps) {
         Mat<B> z = ws.like(y);
-        fc.forward(be, x, z);
+        fc.forward(be, ws, x, z, keep);
         ops::copy<B>(be, z, y);
         ops::activate<B>(be, act, y);
         keep("x", x), keep("z", z), keep("y", y);
+    } else if (keep.adds()) {
+        fc.forward(be, ws, x, y, keep);
+        ops::activate<B>(be, act, y);
     } else {
         fc.forward(be, x, y, act);
     }
@@ -39,7 +42,7 @@ struct Mlp {
     template <Keeper K = Forget>
     void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
-        fc2.forward(be, activated(be, ws, fc1, act, x, keep), out);
+        fc2.forward(be, ws, activated(be, ws, fc1, act, x, keep), out, keep);
     }
     /// out += gamma fc2(act(fc1(x))); an empty gamma is one. out must not be x.
     template <Keeper K = Forget>
@@ -65,24 +68,25 @@ struct GatedMlp {
     template <Keeper K = Forget>
     void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
-        down_proj.forward(be, gated(be, ws, x, keep), out);
+        down_proj.forward(be, ws, gated(be, ws, x, keep), out, keep);
     }
     /// out += mlp(x)
     template <Keeper K = Forget>
     void forward_add(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
-        down_proj.forward_add(be, gated(be, ws, x, keep), {}, out);
+        down_proj.forward_add(be, ws, gated(be, ws, x, keep), {}, out, keep);
     }
 
 private:
     template <Keeper K>
     Mat<B> gated(B& be, Workspace<B>& ws, In<B> x, K keep) const {
         Mat<B> h = ws.mat(x.rows(), gate_proj.d_out());
-        if (!K::keeps && gate_proj.weight.dtype() == up_proj.weight.dtype()) {
+        if (!K::keeps && !keep.adds() && gate_proj.weight.dtype() == up_proj.weight.dtype()) {
             ops::gated_linear<B>(be, x, gate_proj.weight.any(), up_proj.weight.any(), h);
         } else {
             Mat<B> up = ws.like(h), gate = keep.another(ws, h);
             ops::linear_each<B>(be, x, std::array<ProductPart<typename B::space>, 2>{{{gate_proj.weight.any(), {}, gate}, {up_proj.weight.any(), {}, up}}});
+            keep.product(be, ws, &gate_proj.weight, x, gate), keep.product(be, ws, &up_proj.weight, x, up);
             ops::silu_mul<B>(be, gate, up, h);
             keep("x", x), keep("gate", gate), keep("up", up), keep("y", h);
         }

@@ -66,12 +66,6 @@ void decode(B& be, const Weight<B>& w, Mat<B> to) {
     w.visit([&](const auto& matrix) { ops::gather<B>(be, matrix, ids, to); });
 }
 
-/// Rows as the weight of a product.
-template <Backend B>
-Packed<f32, typename B::space> as_weight(In<B> rows) {
-    return {rows.data(), rows.rows(), rows.cols(), rows.ld()};
-}
-
 }  // namespace detail
 
 /// A flat vector of f32 with a layout. Zero at first. Move-only; modules that are bound to it keep its memory alive.

@@ -3,6 +3,8 @@
 // The model computes with merged weights, in forward and in backward, so that neither knows of adapters: what is merged in the
 // end is what was trained. Gradients go to A and B alone, without one of W:
 //     dB += alpha / rank dy^T (x A^T)          dA += alpha / rank (dy B)^T x
+// With dropout in front of A, the product of merged weights is followed by what the adapter did not see, factor (d(x) - x) A^T B^T,
+// and the gradients are those of d(x); the model without training is the merged one.
 // That takes the memory of the adapted matrices in f32, besides what they were loaded as; gradients and moments are those of A
 // and B alone.
 #pragma once
@@ -57,9 +59,11 @@ public:
     template <class M>
     LowRankAdapters(B& be, M& model, const Arena<B>& parameters, const Arena<B>& gradients, Tape<B>& tape, const LoraOptions& options)
         : merged_(be, arena_layout(model, [&](std::string_view name) { return options.rank && parameters.layout().find(with_letter(name, "A")); })),
-          factor_(be, {{}, options.rank}), scratch_(be, {{}, most_rows(merged_.layout()) * options.rank}) {
+          factor_(be, {{}, options.rank}), opposite_(be, {{}, options.rank}), scratch_(be, {{}, most_rows(merged_.layout()) * options.rank}) {
         if (!options.rank) return;
-        be.upload(std::vector<float>(options.rank, static_cast<float>(options.alpha / static_cast<double>(options.rank))), factor_.values());
+        const auto factor = static_cast<float>(options.alpha / static_cast<double>(options.rank));
+        be.upload(std::vector<float>(options.rank, factor), factor_.values());
+        be.upload(std::vector<float>(options.rank, -factor), opposite_.values());
         visit(model, [&](const std::string& path, auto& param) {
             if constexpr (requires { param.rows(); }) {
                 const Slot* const a = merged_.layout().find(path) ? parameters.layout().find(with_letter(path, "A")) : nullptr;
@@ -73,7 +77,7 @@ public:
                     values[i] = static_cast<float>(bound * (static_cast<double>(detail::random_bits(seed, i) >> 11) * 0x1p-52 - 1));
                 be.upload(values, parameters.values(*a));
                 const TensorInfo stored = param.stored();
-                bases_.push_back({Weight<B>(param.shape()), {matrix(parameters, a[0]), matrix(parameters, a[1]), matrix(gradients, a[0]), matrix(gradients, a[1]), factor_.values()}});
+                bases_.push_back({Weight<B>(param.shape()), {matrix(parameters, a[0]), matrix(parameters, a[1]), matrix(gradients, a[0]), matrix(gradients, a[1]), factor_.values(), opposite_.values(), static_cast<float>(options.dropout), seed}});
                 bases_.back().weight.take({stored.data, stored.owner, stored.panels}, stored.dtype);
                 tape.adapt(&param, bases_.back().adapter);
             }
@@ -98,7 +102,7 @@ public:
     /// The adapted matrices of the model, W + alpha / rank B A, under their own names.
     const Arena<B>& merged() const { return merged_; }
     /// Their memory, and that of merging.
-    std::size_t bytes() const { return (merged_.layout().size + factor_.layout().size + scratch_.layout().size) * sizeof(float); }
+    std::size_t bytes() const { return (merged_.layout().size + factor_.layout().size + opposite_.layout().size + scratch_.layout().size) * sizeof(float); }
 
 private:
     struct Base {
@@ -127,7 +131,7 @@ private:
         return (most + 15) / 16 * 16;
     }
 
-    Arena<B>          merged_, factor_, scratch_;
+    Arena<B>          merged_, factor_, opposite_, scratch_;
     std::vector<Base> bases_;
 };
 

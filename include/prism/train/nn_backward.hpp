@@ -33,17 +33,35 @@ void backward(B& be, Workspace<B>& ws, const Linear<B, F>& m, Keep<B> kept, cons
     const LowRank<B>* const low = kept.adapter(&m.weight);
     if (!low) return;
     auto         scope = ws.scope();
+    const bool   drops = low->dropout > 0;
     const Mat<B> inner = ws.mat(x.rows(), low->a.rows()), scaled = ws.like(inner);
-    const auto   scale = [&] {
+    In<B>        seen = x;  // what the adapter saw of it
+    if (drops) {
+        const Mat<B> d = ws.like(x);
+        ops::copy<B>(be, x, d);
+        kept.drop(be, *low, d);
+        seen = d;
+    }
+    const auto scale = [&](Vec<B> factor) {
         ops::clear<B>(be, scaled);
-        ops::add_scaled<B>(be, inner, low->factor, scaled);
+        ops::add_scaled<B>(be, inner, factor, scaled);
     };
-    ops::linear<B>(be, x, detail::as_weight<B>(low->a), {}, inner);
-    scale();
+    ops::linear<B>(be, seen, detail::as_weight<B>(low->a), {}, inner);
+    scale(low->factor);
     ops::linear_dw<B>(be, dy, scaled, low->db);
     ops::linear_dx<B>(be, dy, detail::as_weight<B>(low->b), inner);
-    scale();
-    ops::linear_dw<B>(be, scaled, x, low->da);
+    if (drops && !dx.empty()) {  // dx holds the gradient through all of x: less that of the adapter, and that through what it saw
+        const Mat<B> d = ws.like(dx);
+        scale(low->opposite);
+        ops::linear_dx<B>(be, scaled, detail::as_weight<B>(low->a), dx, true);
+        scale(low->factor);
+        ops::linear_dx<B>(be, scaled, detail::as_weight<B>(low->a), d);
+        kept.drop(be, *low, d);
+        ops::add<B>(be, d, dx);
+    } else {
+        scale(low->factor);
+    }
+    ops::linear_dw<B>(be, scaled, seen, low->da);
 }
 
 template <TrainingBackend B, class F>

@@ -41,6 +41,7 @@ constexpr bool in_trained_part(Stage stage, std::string_view name) {
 struct LoraOptions {
     std::size_t              rank = 0;  // 0: no adapters
     double                   alpha = 16;
+    double                   dropout = 0;  // share of the values in front of A that a training pass sets to 0, anew for every layer and micro-step
     std::uint64_t            seed = 0;   // of A, which is uniform within 1 / sqrt(d_in); B is 0 at first
     std::vector<std::string> targets{};  // names of linear layers of a block, "q_proj"; none: all of them
 };

@@ -91,7 +91,7 @@ public:
         write_safetensors(folder.path() / "adapter_model.safetensors", tensors, {{"format", "pt"}});
         NewFile config{folder.path() / "adapter_config.json"};
         config.write(Json{{"peft_type", "LORA"}, {"task_type", "CAUSAL_LM"}, {"base_model_name_or_path", base.string()}, {"r", lora.rank}, {"lora_alpha", lora.alpha},
-                          {"lora_dropout", 0.0}, {"target_modules", targets}, {"bias", "none"}, {"fan_in_fan_out", false}, {"inference_mode", true}}
+                          {"lora_dropout", lora.dropout}, {"target_modules", targets}, {"bias", "none"}, {"fan_in_fan_out", false}, {"inference_mode", true}}
                          .dump(2) + "\n");
         config.commit();
     }

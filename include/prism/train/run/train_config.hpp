@@ -101,6 +101,7 @@ struct TrainConfig {
         if (all.contains("prism"))
             for (const char* key : {"lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"}) all["prism"].erase(key);
         if (adapters(stage).rank) all["prism"].update({{"lora_rank", lora.rank}, {"lora_alpha", lora.alpha}, {"lora_target_modules", lora.targets.empty() ? Json("all-linear") : Json(lora.targets)}});
+        if (adapters(stage).dropout > 0) all["prism"]["lora_dropout"] = lora.dropout;
         all["stage"] = to_string(stage), all["run_id"] = id_of(stage), all["seed"] = seed;
         return all;
     }
@@ -230,7 +231,8 @@ inline TrainConfig TrainConfig::from(const ConfigReader& c) {
     if (t.lora.rank > 0 && std::ranges::count(t.stages, Stage::align) == std::ssize(t.stages)) own.refuse("lora_rank", "0 for align, which trains no language model");
     t.lora.alpha = own.real("lora_alpha", static_cast<double>(std::min<std::size_t>(t.lora.rank, 16)));
     if (t.lora.rank > 0 && !(t.lora.alpha > 0)) own.refuse("lora_alpha", "a number above 0");
-    if (own.real("lora_dropout", 0) != 0) own.refuse("lora_dropout", "0: adapters are merged while they are trained");
+    t.lora.dropout = own.real("lora_dropout", 0);
+    if (!(t.lora.dropout >= 0 && t.lora.dropout < 1)) own.refuse("lora_dropout", "a number from 0 to below 1");
     if (own.has("lora_target_modules") && own.json().at("lora_target_modules") != "all-linear") {
         t.lora.targets = own.texts("lora_target_modules");
         if (t.lora.targets.empty()) own.refuse("lora_target_modules", "'all-linear', or at least one name");

@@ -10,7 +10,6 @@
 #pragma once
 
 #include "contrastive.hpp"
-#include "draw.hpp"
 #include "pretraining.hpp"
 #include "vocabulary.hpp"
 
@@ -265,13 +264,15 @@ public:
     /// The same for rows of the world: row(i) is asked for 0 ... n - 1, on several threads, and has a scene and its caption.
     template <class RowOf>
     double step(const ImageTransform& transform, std::size_t n, RowOf&& row) {
-        const auto [pixels, captions] = draw_rows(transform, n, row);
-        return step(pixels, captions);
+        Pictures   pictures{{transform}};
+        const auto captions = draw_rows(pictures, n, row);
+        return step({pictures.view().data(), n * pictures.view().stride(0)}, captions);
     }
     template <class RowOf>
     double retrieval(const ImageTransform& transform, std::size_t n, RowOf&& row) {
-        const auto [pixels, captions] = draw_rows(transform, n, row);
-        return retrieval(pixels, captions);
+        Pictures   pictures{{transform}};
+        const auto captions = draw_rows(pictures, n, row);
+        return retrieval({pictures.view().data(), n * pictures.view().stride(0)}, captions);
     }
     /// The share of pictures whose own caption is the nearest of the batch.
     double retrieval(std::span<const float> pixels, std::span<const std::string> captions) {
@@ -306,17 +307,16 @@ private:
         s.lr = o.rate, s.total_steps = o.steps;
         return s;
     }
+    /// Draws rows, and returns their captions.
     template <class RowOf>
-    std::pair<std::vector<float>, std::vector<std::string>> draw_rows(const ImageTransform& transform, std::size_t n, RowOf& row) {
-        const std::size_t        size = transform.size;
-        std::vector<float>       pixels(n * 3 * size * size);
+    std::vector<std::string> draw_rows(Pictures& pictures, std::size_t n, RowOf& row) {
         std::vector<std::string> captions(n);
-        be_->parallel_for(n, 1, [&](std::size_t i, std::size_t) {
-            const auto one = row(i);
-            transform.apply(draw(one.scene.value()), {pixels.data() + i * 3 * size * size, {3, size, size}});
-            captions[i] = one.turns[1].text;
+        pictures.draw(*be_, n, [&](std::size_t i) {
+            auto one = row(i);
+            captions[i] = std::move(one.turns[1].text);
+            return std::move(one.scene).value();
         });
-        return {std::move(pixels), std::move(captions)};
+        return captions;
     }
     PixelView<Cpu> view(const float* pixels, std::size_t n) const {
         const std::size_t size = pair_.tower.config.image_size;

@@ -114,32 +114,18 @@ public:
           optimizer_(be, vlm, [](std::string_view name) { return name.starts_with("projector."); }, settings()),
           head_(vlm.llm.d_model(), n_place_outputs), head_grads_(vlm.llm.d_model(), n_place_outputs), twin_head_(vlm.llm.d_model(), n_place_outputs),
           head_optimizer_((randomise(be, head_, {.seed = options.seed, .spread = 0.06f}), be), head_, [](std::string_view) { return true; }, settings()),
-          twin_arena_(dry_, optimizer_.layout()), ws_(be, 0) {
+          twin_arena_(dry_, optimizer_.layout()), ws_(be, 0), pictures_(vlm.transforms()) {
         optimizer_.gradients().bind(grads_), head_optimizer_.gradients().bind(head_grads_), twin_arena_.bind(twin_grads_);
-        for (const TowerConfig& tower : vlm.config.towers) pixels_.emplace_back(options.batch * 3 * tower.vit.image_size * tower.vit.image_size);
     }
 
     /// As SupervisedTrainer::step.
     template <class SceneOf>
     double step(SceneOf&& scene) {
-        std::vector<PatchTruth> truths(options_.batch);
-        be_->parallel_for(options_.batch, 1, [&](std::size_t i, std::size_t) {
-            const Scene s = scene(i);
-            const Image picture = draw(s);
-            for (std::size_t t = 0; t < pixels_.size(); ++t) {
-                const std::size_t side = vlm_->config.towers[t].vit.image_size;
-                vlm_->config.towers[t].transform.apply(picture, {pixels_[t].data() + i * 3 * side * side, {3, side, side}});
-            }
-            add_truth(s, vlm_->towers[0].config.grid(), vlm_->towers[0].config.grid(), truths[i]);
-        });
-        const PatchTruth            truth = joined(std::move(truths));
+        const PatchTruth            truth = draw_with_truth(*be_, pictures_, options_.batch, vlm_->towers[0].config.grid(), scene);
         const Names                 names = words_(truth);
-        std::vector<PixelView<Cpu>> views;
+        const auto                  views = pictures_.views();
         std::vector<PixelView<Dry>> dry_views;
-        for (std::size_t t = 0; t < pixels_.size(); ++t) {
-            const std::size_t side = vlm_->config.towers[t].vit.image_size;
-            views.push_back({pixels_[t].data(), {options_.batch, 3, side, side}}), dry_views.push_back(dry_view(views.back()));
-        }
+        for (const PixelView<Cpu>& view : views) dry_views.push_back(dry_view(view));
         make_room(*be_, ws_, dry_run([&](Dry& dry, Workspace<Dry>& ws) {
                       Tape<Dry> tape;
                       naming_pass<Dry>(dry, ws, twin_, twin_head_, dry_views, names, truth, tape, &twin_grads_, nullptr);
@@ -174,7 +160,7 @@ private:
     Arena<Dry>                      twin_arena_;
     Tape<Cpu>                       tape_;
     Workspace<Cpu>                  ws_;
-    std::vector<std::vector<float>> pixels_;
+    Pictures                        pictures_;
 };
 
 }  // namespace prism::shapes

@@ -1,10 +1,13 @@
-// What the trainers of towers share: which parameters an objective reaches, a tower that is trained where it stands, pictures
-// that pass it some at a time, sums over the patches of a picture.
+// What the trainers of towers share: which parameters an objective reaches, a tower that is trained where it stands, the pictures
+// of a batch, how they pass a tower some at a time, sums over the patches of a picture.
 #pragma once
+
+#include "draw.hpp"
 
 #include "prism/backend/cpu/training.hpp"
 #include "prism/backend/dry/training.hpp"
 #include "prism/backend/dry/twin.hpp"
+#include "prism/image/transform.hpp"
 #include "prism/train/optimizer.hpp"
 #include "prism/train/run/train_run.hpp"
 #include "prism/train/vision_backward.hpp"
@@ -53,6 +56,41 @@ void copy_parameters(Cpu& be, const M& from, M& to) {
     share_parameters(from, to);
     Arena<Cpu>{be, layout}.adopt(be, to);
 }
+
+/// The pictures of a batch as towers read them, used again from batch to batch.
+class Pictures {
+public:
+    /// One transform for each tower.
+    explicit Pictures(std::vector<ImageTransform> transforms) : transforms_(std::move(transforms)), pixels_(transforms_.size()) {}
+
+    /// Draws scene(i) for i in 0 ... n - 1, on several threads: `scene` may write down what else it knows of picture i.
+    template <class SceneOf>
+    void draw(Cpu& be, std::size_t n, SceneOf&& scene) {
+        for (std::size_t t = 0; t < pixels_.size(); ++t) pixels_[t].resize(n * values(t));
+        n_ = n;
+        be.parallel_for(n, 1, [&](std::size_t i, std::size_t) {
+            const Image picture = shapes::draw(scene(i));
+            for (std::size_t t = 0; t < pixels_.size(); ++t) {
+                const std::size_t side = transforms_[t].size;
+                transforms_[t].apply(picture, {pixels_[t].data() + i * values(t), {3, side, side}});
+            }
+        });
+    }
+    /// [n, 3, S, S] of tower t.
+    PixelView<Cpu> view(std::size_t t = 0) const { return {pixels_[t].data(), {n_, 3, transforms_[t].size, transforms_[t].size}}; }
+    std::vector<PixelView<Cpu>> views() const {
+        std::vector<PixelView<Cpu>> all;
+        for (std::size_t t = 0; t < pixels_.size(); ++t) all.push_back(view(t));
+        return all;
+    }
+
+private:
+    std::size_t values(std::size_t t) const { return 3 * transforms_[t].size * transforms_[t].size; }
+
+    std::vector<ImageTransform>     transforms_;
+    std::vector<std::vector<float>> pixels_;
+    std::size_t                     n_ = 0;
+};
 
 /// The parameters and moments of an optimiser as a run saves them.
 inline std::vector<NamedSpan> named_parameters(const Optimizer<Cpu>& optimizer) {

@@ -9,7 +9,6 @@
 // them here is thrown away.
 #pragma once
 
-#include "draw.hpp"
 #include "pretraining.hpp"
 
 #include "prism/model/prismatic.hpp"
@@ -100,6 +99,18 @@ inline PatchTruth joined(std::vector<PatchTruth> truths) {
         all.edges.insert(all.edges.end(), truths[i].edges.begin(), truths[i].edges.end());
     }
     return all;
+}
+
+/// Draws a batch, and returns the truth about it.
+template <class SceneOf>
+PatchTruth draw_with_truth(Cpu& be, Pictures& pictures, std::size_t batch, std::size_t grid, SceneOf&& scene) {
+    std::vector<PatchTruth> truths(batch);
+    pictures.draw(be, batch, [&](std::size_t i) {
+        Scene s = scene(i);
+        add_truth(s, grid, grid, truths[i]);
+        return s;
+    });
+    return joined(std::move(truths));
 }
 
 template <Backend B>
@@ -194,10 +205,10 @@ struct TowerOptions {
 class SupervisedTrainer {
 public:
     SupervisedTrainer(Cpu& be, const TowerConfig& tower, TowerOptions options)
-        : be_(&be), options_(options), transform_(tower.transform), model_(tower.vit), grads_(tower.vit),
+        : be_(&be), options_(options), pictures_({tower.transform}), model_(tower.vit), grads_(tower.vit),
           optimizer_((randomise(be, model_, {.seed = options.seed, .spread = 0.06f}), be), model_, [this](std::string_view name) { return model_.trained(name); },
                      {.lr = options.rate, .beta2 = 0.95, .weight_decay = options.weight_decay, .total_steps = options.steps}),
-          tape_({.replay = false}), pixels_(options.batch * 3 * transform_.size * transform_.size), ws_(be, workspace_bytes()) {
+          tape_({.replay = false}), ws_(be, workspace_bytes()) {
         optimizer_.gradients().bind(grads_);
     }
 
@@ -211,16 +222,9 @@ public:
     /// The same without learning from them; see right().
     template <class SceneOf>
     double look(SceneOf&& scene, Supervised<Cpu>* grads = nullptr) {
-        const std::size_t       side = transform_.size, grid = model_.config.grid();
-        std::vector<PatchTruth> truths(options_.batch);
-        be_->parallel_for(options_.batch, 1, [&](std::size_t i, std::size_t) {
-            const Scene s = scene(i);
-            transform_.apply(draw(s), {pixels_.data() + i * 3 * side * side, {3, side, side}});
-            add_truth(s, grid, grid, truths[i]);
-        });
-        const PatchTruth all = joined(std::move(truths));
+        const PatchTruth truth = draw_with_truth(*be_, pictures_, options_.batch, model_.config.grid(), scene);
         tape_.restart();
-        return supervised_pass<Cpu>(*be_, ws_, model_, {pixels_.data(), {options_.batch, 3, side, side}}, all, tape_, grads, &right_);
+        return supervised_pass<Cpu>(*be_, ws_, model_, pictures_.view(), truth, tape_, grads, &right_);
     }
 
     /// Of the last batch: how many answers were right, of each question.
@@ -231,7 +235,7 @@ public:
 
 private:
     std::size_t workspace_bytes() const {
-        const std::size_t side = transform_.size, grid = model_.config.grid();
+        const std::size_t side = model_.config.image_size, grid = model_.config.grid();
         PatchTruth        truth;
         for (auto& labels : truth.labels) labels.assign(options_.batch * grid * grid, ignored_label);
         Supervised<Dry> twin{model_.config}, grads{model_.config};
@@ -241,11 +245,10 @@ private:
 
     Cpu*                                be_;
     TowerOptions                        options_;
-    ImageTransform                      transform_;
+    Pictures                            pictures_;
     Supervised<Cpu>                     model_, grads_;
     Optimizer<Cpu>                      optimizer_;
     Tape<Cpu>                           tape_;
-    std::vector<float>                  pixels_;
     Workspace<Cpu>                      ws_;
     std::array<double, n_patch_classes> right_{};
 };

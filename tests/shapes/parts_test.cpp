@@ -152,6 +152,35 @@ TEST_CASE("shapes/part: towers and language learn, and a part that was killed go
     CHECK(text->held_out() < 3.5);
 }
 
+TEST_CASE("shapes/pictures: a batch is what each tower would have been given picture by picture, on any number of threads") {
+    const auto               config = shapes::composition({.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2});
+    std::vector<ImageTransform> transforms{config.towers[0].transform, config.towers[1].transform};
+    transforms[1].size = 32;
+    for (const std::size_t threads : {1U, 3U}) {
+        Cpu                      be{{.threads = threads}};
+        shapes::Pictures         pictures{transforms};
+        std::vector<std::size_t> objects(5);
+        for (const std::size_t n : {5U, 3U}) {
+            pictures.draw(be, n, [&](std::size_t i) {
+                shapes::Scene scene = shapes::make_scene(0, {Split::train, i});
+                objects[i] = scene.objects.size();
+                return scene;
+            });
+            for (std::size_t t = 0; t < 2; ++t) {
+                const auto view = pictures.views()[t];
+                CHECK(view.extent(0) == n);
+                for (std::size_t i = 0; i < n; ++i) {
+                    const shapes::Scene scene = shapes::make_scene(0, {Split::train, i});
+                    std::vector<float>  expected(3 * transforms[t].size * transforms[t].size);
+                    transforms[t].apply(draw(scene), {expected.data(), {3, transforms[t].size, transforms[t].size}});
+                    CHECK(std::equal(expected.begin(), expected.end(), view.data() + i * expected.size()));
+                    CHECK(objects[i] == scene.objects.size());
+                }
+            }
+        }
+    }
+}
+
 TEST_CASE("shapes/model: features are centred without losing a difference, and the projector learns to name what is there") {
     Cpu                be{{.threads = 2}};
     auto               p = shapes::fresh_model(be, 3, {.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2, .width = 64, .layers = 1, .heads = 2});

@@ -3,6 +3,10 @@
 //     run_part({"build/shapes/dino.state", "supervised tower", 1500}, identity, trainer, [&](std::size_t k) { return trainer.step(...); });
 #pragma once
 
+#include "supervised.hpp"
+#include "text.hpp"
+#include "world.hpp"
+
 #include "prism/io/bundle.hpp"
 #include "prism/train/run/train_run.hpp"
 
@@ -22,6 +26,51 @@ struct Part {
     std::filesystem::path file;  // where its state is kept
     std::string           name;
     std::size_t           steps = 0, save_every = 200;
+};
+
+/// All that decides what a world shows and asks. (A member that is added has to be named here, or this does not compile.)
+inline Json settings_of(const World& world) {
+    const auto& [seed, questions, text_percent, plain_first, plain_later, mixture, captions, drill_percent, n_drills, most_objects] = world;
+    const auto& [spatial_percent, count_percent, label_percent] = captions;
+    return {{"seed", seed}, {"questions", questions}, {"text_percent", text_percent}, {"plain_first", plain_first}, {"plain_later", plain_later}, {"mixture", mixture.weights},
+            {"captions", {spatial_percent, count_percent, label_percent}}, {"drill_percent", drill_percent}, {"n_drills", n_drills}, {"most_objects", most_objects}};
+}
+inline Json settings_of(const TowerOptions& options) {
+    const auto& [batch, steps, rate, weight_decay, seed] = options;
+    return {{"batch", batch}, {"steps", steps}, {"rate", rate}, {"weight_decay", weight_decay}, {"seed", seed}};
+}
+inline Json settings_of(const TextOptions& options) {
+    const auto& [batch, steps, rate, weight_decay, seed] = options;
+    return {{"batch", batch}, {"steps", steps}, {"rate", rate}, {"weight_decay", weight_decay}, {"seed", seed}};
+}
+inline Json settings_of(const StageSettings& settings) {
+    const auto& [epochs, max_steps, global_batch_size, per_device_batch_size, learning_rate, weight_decay, max_grad_norm, warmup_ratio, cosine] = settings;
+    return {{"epochs", epochs}, {"max_steps", max_steps ? Json(*max_steps) : Json()}, {"global_batch_size", global_batch_size}, {"per_device_batch_size", per_device_batch_size},
+            {"learning_rate", learning_rate}, {"weight_decay", weight_decay}, {"max_grad_norm", max_grad_norm}, {"warmup_ratio", warmup_ratio}, {"cosine", cosine}};
+}
+
+/// What makes each part of a recipe what it is: its own settings, and those of all parts before, on whose outcome it builds. A part
+/// that is edited, and those behind it, are then not taken for what an earlier recipe has left in the folder.
+class Recipe {
+public:
+    /// `settings` of the whole, such as a seed.
+    explicit Recipe(const Json& settings) { follow(settings); }
+
+    /// The identity of the next part.
+    Json part(Json settings) {
+        settings["after"] = so_far_;
+        follow(settings);
+        return settings;
+    }
+
+private:
+    void follow(const Json& settings) {
+        Hash hash;
+        hash.add(settings.dump());
+        so_far_ = hash.hex();
+    }
+
+    std::string so_far_;
 };
 
 /// Steps `trainer` from where `part.file` stands to the end. `step(k)` makes step k, of 0 ... steps - 1, and returns its loss;

@@ -46,6 +46,7 @@ struct Options {
     std::size_t           threads = 0, pictures = 2000;
     std::uint64_t         seed = 7;
     std::string           measured;
+    shapes::Recipe        recipe{Json::object()};
 
     std::size_t steps(std::size_t n) const { return std::max<std::size_t>(1, static_cast<std::size_t>(std::lround(length * static_cast<double>(n)))); }
 };
@@ -93,11 +94,11 @@ shapes::ProbeReport print_probes(Cpu& cpu, const Prismatic<Cpu>& vlm, std::size_
 }
 
 /// Looks and places, patch by patch.
-void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const Options& o) {
+void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, Options& o) {
     const shapes::TowerOptions options{.steps = o.steps(3000), .seed = o.seed + tower};
     const World                world{.seed = 0};
     shapes::SupervisedTrainer  trainer{cpu, vlm.config.towers[tower], options};
-    run_part({o.folder / "supervised.state", "supervised tower", options.steps}, {{"steps", options.steps}, {"seed", options.seed}}, trainer,
+    run_part({o.folder / "supervised.state", "supervised tower", options.steps}, o.recipe.part({{"part", "supervised"}, {"options", settings_of(options)}, {"world", settings_of(world)}}), trainer,
              [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); }); });
     trainer.look([&](std::size_t i) { return world.scene(Split::validation, i); });
     std::printf("supervised tower: right of held-out patches:");
@@ -109,16 +110,15 @@ void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const Op
 }
 
 /// What people say of pictures, on top of what the other tower knows.
-void train_contrastive(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const Options& o) {
+void train_contrastive(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, Options& o) {
     constexpr std::size_t       batch = 128;
     constexpr double            rate = 5e-4;
     const std::size_t           steps = o.steps(250);
     const World                 world{.seed = 0, .captions = {.spatial_percent = 50}};
     const shapes::WorldExamples examples{world, Split::train, steps * batch, {.format = prompt_builder_for(shapes::prompt_style).format(), .transforms = {vlm.config.towers[tower].transform}, .captions = true}};
-    const StagePlan             plan{.stage = Stage::align,
-                                     .settings = {.global_batch_size = batch, .per_device_batch_size = batch, .learning_rate = rate},
-                                     .seed = o.seed, .checkpoint_every = 100, .loader = {.threads = 1},
-                                     .identity = {{"steps", steps}, {"rate", rate}, {"seed", o.seed}}};
+    const StageSettings         settings{.global_batch_size = batch, .per_device_batch_size = batch, .learning_rate = rate};
+    const StagePlan             plan{.stage = Stage::align, .settings = settings, .seed = o.seed, .checkpoint_every = 100, .loader = {.threads = 1},
+                                     .identity = o.recipe.part({{"part", "captions"}, {"steps", steps}, {"settings", shapes::settings_of(settings)}, {"world", settings_of(world)}})};
     shapes::ContrastiveTrainer  trainer{cpu, vlm.towers[tower], {.steps = steps, .rate = rate, .seed = o.seed}};
     RunFolder                   folder{o.folder, "captions", metrics_name(plan.stage) + "/Step", 2};
     const auto                  result = train_stage(trainer, examples, plan, folder, progress("captions"));
@@ -133,21 +133,22 @@ void train_contrastive(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const O
     expect(o, "captions found", found, 0.1), expect(o, "shape of objects", probes.shape, 0.9);
 }
 
-void train_language(Cpu& cpu, LanguageModel<Cpu>& llm, const Options& o) {
+void train_language(Cpu& cpu, LanguageModel<Cpu>& llm, Options& o) {
     const shapes::TextOptions options{.steps = o.steps(300)};
     shapes::TextTrainer       trainer{cpu, llm, options};
-    run_part({o.folder / "language.state", "language", options.steps}, {{"steps", options.steps}, {"seed", o.seed}}, trainer, [&](std::size_t k) { return trainer.step(k); });
+    run_part({o.folder / "language.state", "language", options.steps}, o.recipe.part({{"part", "language"}, {"options", settings_of(options)}}), trainer,
+             [&](std::size_t k) { return trainer.step(k); });
     const double perplexity = std::exp(trainer.held_out());
     std::printf("language: perplexity %.3f of documents that were not read\n", perplexity);
     expect(o, "probability of a word of them", 1 / perplexity, 0.33);
 }
 
 /// The projector names what is in each patch.
-void train_naming(Cpu& cpu, Prismatic<Cpu>& vlm, const Options& o) {
+void train_naming(Cpu& cpu, Prismatic<Cpu>& vlm, Options& o) {
     const shapes::TowerOptions options{.batch = 16, .steps = o.steps(1200), .rate = 1e-3, .seed = o.seed};
     const World                world{.seed = 0};
     shapes::NamingTrainer      trainer{cpu, vlm, options};
-    run_part({o.folder / "naming.state", "naming", options.steps}, {{"steps", options.steps}, {"seed", o.seed}}, trainer,
+    run_part({o.folder / "naming.state", "naming", options.steps}, o.recipe.part({{"part", "naming"}, {"options", settings_of(options)}, {"world", settings_of(world)}}), trainer,
              [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); }); });
 }
 
@@ -161,14 +162,13 @@ struct Lesson {
     double        least = 0;       // of questions about colour that have to be right afterwards
 };
 
-void train_answers(Cpu& cpu, Pretrained<Cpu>& p, const Lesson& lesson, const Options& o) {
+void train_answers(Cpu& cpu, Pretrained<Cpu>& p, const Lesson& lesson, Options& o) {
     constexpr std::size_t       batch = 16;
     const std::size_t           steps = o.steps(lesson.steps);
     const shapes::WorldExamples examples{lesson.world, Split::train, steps * batch, {.format = prompt_builder_for(shapes::prompt_style).format(), .transforms = p.model.transforms(), .max_tokens = 512}};
-    const StagePlan             plan{.stage = lesson.stage,
-                                     .settings = {.global_batch_size = batch, .per_device_batch_size = batch, .learning_rate = lesson.rate, .weight_decay = 0.05, .cosine = lesson.cosine},
-                                     .seed = o.seed, .checkpoint_every = 200, .loader = {.threads = 1},
-                                     .identity = {{"lesson", lesson.name}, {"steps", steps}, {"rate", lesson.rate}, {"seed", o.seed}}};
+    const StageSettings         settings{.global_batch_size = batch, .per_device_batch_size = batch, .learning_rate = lesson.rate, .weight_decay = 0.05, .cosine = lesson.cosine};
+    const StagePlan             plan{.stage = lesson.stage, .settings = settings, .seed = o.seed, .checkpoint_every = 200, .loader = {.threads = 1},
+                                     .identity = o.recipe.part({{"part", lesson.name}, {"stage", to_string(lesson.stage)}, {"steps", steps}, {"settings", shapes::settings_of(settings)}, {"world", settings_of(lesson.world)}})};
     PrismaticStage              trainer{cpu, p.model, lesson.stage, {.optimizer = {.lr = lesson.rate, .beta2 = 0.95, .weight_decay = 0.05}, .tape = {.replay = false}}};
     RunFolder                   folder{o.folder, lesson.name, metrics_name(lesson.stage) + "/Step", 2};
     folder.describe(plan.identity, plan.identity);
@@ -182,8 +182,9 @@ void train_answers(Cpu& cpu, Pretrained<Cpu>& p, const Lesson& lesson, const Opt
     if (scores.boxes.n && lesson.cosine) expect(o, "boxes that can be read", scores.boxes.share(), 0.9);
 }
 
-void train(Cpu& cpu, const Options& o) {
+void train(Cpu& cpu, Options& o) {
     std::filesystem::create_directories(o.folder);
+    o.recipe = shapes::Recipe{{{"seed", o.seed}, {"compute", cpu.compute() == Compute::fast ? "fast" : "exact"}}};
     auto model = shapes::fresh_model(cpu, o.seed);
     train_supervised(cpu, model.model, 0, o);
     shapes::copy_parameters(cpu, model.model.towers[0], model.model.towers[1]);

@@ -152,6 +152,36 @@ TEST_CASE("shapes/part: towers and language learn, and a part that was killed go
     CHECK(text->held_out() < 3.5);
 }
 
+TEST_CASE("shapes/part: what makes a part what it is covers its world, its options and all parts before it") {
+    shapes::World    world;
+    const Json       plain = settings_of(world);
+    std::vector<Json> all{plain};
+    const auto       with = [&](auto&& change) {
+        shapes::World other;
+        change(other);
+        all.push_back(settings_of(other));
+    };
+    with([](auto& w) { w.seed = 1; }), with([](auto& w) { w.questions = 7; }), with([](auto& w) { w.text_percent = 6; }), with([](auto& w) { w.plain_first = 26; });
+    with([](auto& w) { w.plain_later = 76; }), with([](auto& w) { w.mixture.weights[3] += 1; }), with([](auto& w) { w.captions.label_percent = 31; });
+    with([](auto& w) { w.drill_percent = 1; }), with([](auto& w) { w.n_drills = 25; }), with([](auto& w) { w.most_objects = 3; });
+    for (std::size_t i = 0; i < all.size(); ++i)
+        for (std::size_t k = 0; k < i; ++k) CHECK(all[i] != all[k]);
+    CHECK(settings_of(shapes::TowerOptions{.rate = 1e-3}) != settings_of(shapes::TowerOptions{}));
+    CHECK(settings_of(shapes::TextOptions{.batch = 65}) != settings_of(shapes::TextOptions{}));
+    CHECK(shapes::settings_of(StageSettings{.global_batch_size = 1, .learning_rate = 1, .cosine = false}) != shapes::settings_of(StageSettings{.global_batch_size = 1, .learning_rate = 1}));
+
+    const auto last = [](const Json& whole, const Json& first, const Json& second) {
+        shapes::Recipe recipe{whole};
+        recipe.part(first);
+        return recipe.part(second);
+    };
+    const Json seven{{"seed", 7}}, eight{{"seed", 8}}, one{{"part", "one"}}, other{{"part", "other"}}, two{{"part", "two"}};
+    CHECK(last(seven, one, two) == last(seven, one, two));
+    CHECK(last(seven, one, two) != last(eight, one, two));
+    CHECK(last(seven, one, two) != last(seven, other, two));
+    CHECK(last(seven, one, two)["part"] == "two");
+}
+
 TEST_CASE("shapes/pictures: a batch is what each tower would have been given picture by picture, on any number of threads") {
     const auto               config = shapes::composition({.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2});
     std::vector<ImageTransform> transforms{config.towers[0].transform, config.towers[1].transform};

@@ -100,7 +100,7 @@ void train(const Common& asked, const Train& args) {
         const StageHooks hooks{
             .on_begin = [&](std::size_t step, std::size_t n_steps) {  // it is known now that the folder is this run's
                 folder->describe(config.json_of(stage), config.json_of(stage));
-                link_parts(folder->path(), config);
+                link_parts(folder->path(), config, first);
                 watched.bar.emplace(!common.quiet && step < n_steps, std::string(to_string(stage)), static_cast<double>(n_steps - step), 1, "steps",
                                     [&watched] { return static_cast<double>(watched.step.load()); },
                                     [&watched] {

@@ -62,7 +62,10 @@ struct Adapted {
     void train(const fs::path& root, std::size_t until = std::numeric_limits<std::size_t>::max()) {
         RunFolder       folder{root, "small", "Finetune/Step"};
         const StagePlan plan{.settings = {.epochs = 2, .global_batch_size = 4, .per_device_batch_size = 2, .learning_rate = 1e-2}, .checkpoint_every = 2};
-        folder.describe(read_json(small / "config.json"), {});
+        Json config = read_json(small / "config.json");
+        config["prism"] = {{"lora_rank", 3}, {"lora_alpha", 6}};
+        folder.describe(config, {});
+        if (!fs::exists(folder.path() / "start.pt")) fs::create_symlink(small / "checkpoints/latest-checkpoint.pt", folder.path() / "start.pt");
         for (const char* part : {"vision", "llm"})
             if (!fs::exists(folder.path() / part)) fs::create_directory_symlink(small / part, folder.path() / part);
         const Noise noise{base.model};
@@ -123,7 +126,69 @@ TEST_CASE("train/run: a stage with adapters that was stopped ends with the same 
 
     CHECK_THROWS_AS(start_from(be, started.model, whole.path() / "small/resume.bundle"), FormatError);
     for (const auto& entry : fs::directory_iterator(whole.path() / "small/checkpoints"))
-        if (entry.path().filename().string().starts_with("step-")) CHECK_THROWS_AS(start_from(be, started.model, entry.path()), LoadError);  // adapters without their base
+        if (entry.path().filename().string().starts_with("step-")) CHECK_THROWS_WITH_AS(start_from(be, started.model, entry.path()), doctest::Contains("has not ended"), LoadError);  // adapters without their base
+}
+
+TEST_CASE("train/run: a run with adapters is opened before it ends, merged into what it began with") {
+    const TempFolder temp;
+    Adapted          a;
+    a.train(temp.path(), 3);
+    const fs::path run = temp.path() / "small";
+    Cpu            be{{.threads = 2}};
+    CHECK(holds_adapters(Checkpoint::open(run / "checkpoints/latest-checkpoint.pt").below("model.llm_backbone.llm")));
+    const auto expected = values_of(be, a.base.model), opened = values_of(be, from_pretrained(be, run).model), before = values_of(be, from_pretrained(be, small).model);
+    std::size_t n_moved = 0;
+    for (const auto& one : expected) {
+        const std::string&        name = one.first;
+        const std::vector<float>& values = one.second;
+        CAPTURE(name);
+        const auto& found = opened.at(name);
+        REQUIRE(found.size() == values.size());
+        double worst = 0;
+        for (std::size_t i = 0; i < values.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(values[i]) - static_cast<double>(found[i])));
+        CHECK(worst <= (adapted(name) ? 1e-6 : 0.0));  // four roundings of values below 4
+        n_moved += found != before.at(name);
+    }
+    CHECK(n_moved > 2 * std::get<LlamaConfig>(a.base.model.config.llm).n_layers);  // and the projector
+
+    const auto refused = [&](const char* part) {
+        CHECK_THROWS_WITH_AS(from_pretrained(be, run), doctest::Contains(part), Error);
+    };
+    fs::remove(run / "start.pt");
+    refused("llm");  // which has a tokenizer and no weights
+    fs::create_symlink(run / "nowhere.pt", run / "start.pt");
+    refused("start.pt");
+    fs::remove(run / "start.pt");
+    fs::create_symlink(small / "checkpoints/latest-checkpoint.pt", run / "start.pt");
+    NewFile config{run / "config.json"};
+    config.write(read_file(small / "config.json"));
+    config.commit();
+    refused("lora_alpha");
+}
+
+TEST_CASE("model: adapters are merged where both halves and their matrix are there, and tables of words grow alike for a seed") {
+    const std::vector<float> w{1, 2, 3, 4, 5, 6}, a{1, -1, 2}, b{0.5f, 2}, table{1, 2, 3, 4};
+    const auto               tensor = [](const char* name, std::vector<std::size_t> shape, const std::vector<float>& values) {
+        return TensorInfo{name, Dtype::f32, std::move(shape), {}, reinterpret_cast<const std::byte*>(values.data()), nullptr, "here"};
+    };
+    Cpu              be{{.threads = 2}};
+    const TensorInfo down = tensor("q.lora_A.weight", {1, 3}, a), up = tensor("q.lora_B.weight", {2, 1}, b);
+    const Checkpoint base{"base", {tensor("q.weight", {2, 3}, w), tensor("model.embed_tokens.weight", {2, 2}, table)}};
+    const Checkpoint merged = with_adapters(be, base, {"adapters", {down, up}}, 4);
+    CHECK(to_floats(*merged.find("q.weight")) == std::vector<float>{3, 0, 7, 12, -3, 22});
+    CHECK(to_floats(*merged.find("model.embed_tokens.weight")) == table);
+    CHECK_THROWS_AS(with_adapters(be, base, {"adapters", {down}}, 4), LoadError);
+    CHECK_THROWS_AS(with_adapters(be, base, {"adapters", {up}}, 4), LoadError);
+    CHECK_THROWS_AS(with_adapters(be, base, {"adapters", {down, up, tensor("q.weight", {2, 3}, w)}}, 4), LoadError);
+    CHECK_THROWS_AS(with_adapters(be, base, {"adapters", {tensor("q.lora_A.weight", {3, 1}, a), up}}, 4), LoadError);
+    CHECK_THROWS_AS(with_adapters(be, base, {"adapters", {tensor("k.lora_A.weight", {1, 3}, a), tensor("k.lora_B.weight", {2, 1}, b)}}, 4), LoadError);
+
+    const auto grown = to_floats(*with_words(base, 5, 7).find("model.embed_tokens.weight"));
+    CHECK(grown.size() == 10);
+    CHECK(std::equal(table.begin(), table.end(), grown.begin()));
+    CHECK(grown == to_floats(*with_words(base, 5, 7).find("model.embed_tokens.weight")));
+    CHECK(grown != to_floats(*with_words(base, 5, 8).find("model.embed_tokens.weight")));
+    CHECK(std::ranges::none_of(grown, [](float x) { return x == 0 || std::abs(x) > 4.0001f; }));
 }
 
 TEST_CASE("train/run: the files of adapters are PEFT's, and what they hold is what was merged") {

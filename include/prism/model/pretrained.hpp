@@ -4,6 +4,7 @@
 //     vlm.model.see(...);   vlm.tokenizer->encode(...);   vlm.prompts();
 #pragma once
 
+#include "prism/model/adapters.hpp"
 #include "prism/model/language_files.hpp"
 #include "prism/model/packed.hpp"
 #include "prism/model/prismatic.hpp"
@@ -166,6 +167,17 @@ inline TowerConfig tower_of_backbone(const BackboneSpec& backbone, std::size_t i
     return {std::string(spec.key), vit, transform};
 }
 
+/// The language model of a run with adapters that has not ended: what it began with, the adapters of its last checkpoint merged.
+template <Backend B>
+Checkpoint adapted_run(B& be, const ConfigReader& config, const Checkpoint& adapters, const Checkpoint& start, const std::filesystem::path& llm_dir,
+                       const std::optional<Tokenizer>& tokenizer, const PretrainedOptions& options) {
+    if (!config.has("prism") || !config.object("prism").has("lora_alpha")) throw LoadError{adapters.file(), "holds adapters, and " + config.file() + " names no prism.lora_alpha"};
+    const double alpha = config.object("prism").real("lora_alpha");
+    if (!start.tensors().empty()) return with_adapters(be, start, adapters, alpha);
+    if (!tokenizer) throw LoadError{llm_dir.string(), "holds no tokenizer, and so no language model that the adapters of " + adapters.file() + " belong to"};
+    return with_adapters(be, with_words(Checkpoint::open(llm_dir, options.mode), n_word_rows(*tokenizer), static_cast<std::uint64_t>(config.integer("seed", 0, 0xffffffff, 7))), adapters, alpha);
+}
+
 template <Backend B>
 Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, const PretrainedOptions& options) {
     const auto         config = ConfigReader::open(folder / "config.json");
@@ -190,8 +202,11 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
     const auto&         language = language_backbone_from_id(c.llm_backbone_id);
 
     const Checkpoint run = Checkpoint::open(folder / "checkpoints" / "latest-checkpoint.pt", options.mode);
-    const Checkpoint llm = run.below("model.llm_backbone.llm"), projector = run.below("model.projector.projector");
-    const Checkpoint tuned_towers = run.below("model.vision_backbone");
+    Checkpoint       llm = run.below("model.llm_backbone.llm");
+    const Checkpoint projector = run.below("model.projector.projector");
+    // What a run of prism's began with, where parts of that have been trained before; parts of the run itself go before.
+    const Checkpoint start = std::filesystem::exists(std::filesystem::symlink_status(folder / "start.pt")) ? Checkpoint::open(folder / "start.pt", options.mode) : Checkpoint{run.file(), {}};
+    const Checkpoint own_towers = run.below("model.vision_backbone"), tuned_towers = own_towers.tensors().empty() ? start.below("model.vision_backbone") : own_towers;
     const auto       featurizer = [&](std::size_t i) { return backbone.fused() ? std::string(backbone.towers[i].key) + "_featurizer" : "featurizer"; };
 
     const std::filesystem::path vision_dir = options.vision_dir.empty() ? folder / "vision" : options.vision_dir;
@@ -207,10 +222,12 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
     const std::filesystem::path llm_dir = options.llm_dir.empty() ? folder / "llm" : options.llm_dir;
     c.llm = std::filesystem::exists(llm_dir / "config.json") ? language_model_config(ConfigReader::open(llm_dir / "config.json"))
                                                              : published_config(language);
+    auto tokenizer = open_tokenizer(llm_dir);
+    if (tokenizer) add_pad_token(*tokenizer, c.llm_backbone_id);
+    if (holds_adapters(llm)) llm = adapted_run(be, config, llm, start.below("model.llm_backbone.llm"), llm_dir, tokenizer, options);
     take_vocabulary(c.llm, llm);
 
-    Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(llm_dir), .prompt_style = c.llm_backbone_id};
-    if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
+    Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{c}, .tokenizer = std::move(tokenizer), .prompt_style = c.llm_backbone_id};
     Loading<B> loading{be, options.load};
     for (std::size_t i = 0; i < tower_files.size(); ++i) add_tower(loading, p.model.towers[i], tower_files[i]);
     loading.add(p.model.projector, projector);
@@ -392,7 +409,7 @@ Pretrained<B> open_packed(B& be, Layout layout, const std::filesystem::path& fil
 }  // namespace detail
 
 /// Opens a vision-language model: the folder of a Prismatic run (with vision/<tower>/ and llm/ in it, or named by the
-/// options), the Hugging Face form of Prismatic, OpenVLA or LLaVA-1.5, or a file that one of these was packed into. Weights
+/// options; of a run with adapters at any time, merged), the Hugging Face form of Prismatic, OpenVLA or LLaVA-1.5, or a file that one of these was packed into. Weights
 /// stay in their files and formats. Throws LoadError, FormatError or ConfigError.
 template <Backend B>
 Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const PretrainedOptions& options = {}) {

@@ -5,44 +5,20 @@
 // Source: TRI-ML/prismatic-vlms, prismatic/models/materialize.py, models/backbones/llm/base_llm.py.
 #pragma once
 
+#include "prism/model/adapters.hpp"
 #include "prism/model/pretrained.hpp"
 #include "prism/train/data/reference_random.hpp"
 #include "prism/train/run/train_config.hpp"
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <filesystem>
-#include <memory>
-#include <numbers>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
 namespace prism {
-
-namespace detail {
-
-/// A table of words, or its bias, with `n` rows: what is too much is cut off, new rows are N(0, 0.02^2), of a bias 0.
-inline TensorInfo with_rows(const TensorInfo& tensor, std::size_t n, ReferenceRandom& random) {
-    if (tensor.shape.empty() || tensor.shape[0] == n) return tensor;
-    auto              values = std::make_shared<std::vector<float>>(to_floats(tensor));
-    const std::size_t old = values->size(), cols = old / tensor.shape[0];
-    values->resize(n * cols, 0.0f);
-    for (std::size_t i = old; i < values->size() && tensor.shape.size() > 1; ++i) {
-        const double u = (random.next() + 1.0) * 0x1p-32, angle = 2 * std::numbers::pi * random.next() * 0x1p-32;
-        (*values)[i] = static_cast<float>(0.02 * std::sqrt(-2 * std::log(u)) * std::cos(angle));
-    }
-    TensorInfo resized = tensor;
-    resized.dtype = Dtype::f32, resized.stride.clear(), resized.mapped = false;
-    resized.shape[0] = n;
-    resized.data = reinterpret_cast<const std::byte*>(values->data());
-    resized.owner = std::move(values);
-    return resized;
-}
-
-}  // namespace detail
 
 /// Opens the parts that a configuration names. The tables of words get a row for the padding token and are rounded up to a
 /// multiple of 64 rows, as in the reference, whose new rows are other random numbers. Throws LoadError, FormatError,
@@ -65,30 +41,28 @@ Pretrained<B> base_model(B& be, const TrainConfig& config) {
     auto tokenizer = detail::open_tokenizer(config.llm_dir);
     if (!tokenizer) throw LoadError{config.llm_dir.string(), "holds no tokenizer"};
     detail::add_pad_token(*tokenizer, config.llm_backbone_id);
-    const std::size_t       n_rows = (tokenizer->size() + 63) / 64 * 64;
-    const Checkpoint        llm = Checkpoint::open(config.llm_dir);
-    std::vector<TensorInfo> tensors = llm.tensors();
-    ReferenceRandom         random{config.seed};
-    for (TensorInfo& t : tensors)
-        if (t.name == "model.embed_tokens.weight" || t.name == "lm_head.weight" || t.name == "lm_head.bias") t = detail::with_rows(t, n_rows, random);
+    const std::size_t n_rows = n_word_rows(*tokenizer);
+    const Checkpoint  llm = with_words(Checkpoint::open(config.llm_dir), n_rows, config.seed);
     std::visit([&](auto& settings) { settings.vocab_size = n_rows; }, c.llm);
 
     Pretrained<B> base{.layout = Layout::prismatic_run, .model = Prismatic<B>{c}, .tokenizer = std::move(tokenizer), .prompt_style = c.llm_backbone_id};
     Loading<B>    loading{be};
     for (std::size_t i = 0; i < towers.size(); ++i) add_tower(loading, base.model.towers[i], towers[i]);
-    add_language_model(loading, base.model.llm, Checkpoint{llm.file(), std::move(tensors)});
+    add_language_model(loading, base.model.llm, llm);
     loading.finish();
     initialise(be, base.model.projector);
     return base;
 }
 
 /// Gives a model the parts that a checkpoint of Prismatic has: the projector of an alignment, or all of a run. Throws
-/// LoadError for one that has no part of the model, or another's; the model is then unchanged.
+/// LoadError for one that has no part of the model, or another's, or adapters without their base; the model is then unchanged.
 template <Backend B>
 void start_from(B& be, Prismatic<B>& model, const std::filesystem::path& checkpoint) {
     const Checkpoint file = Checkpoint::open(checkpoint).below("model");
-    Loading<B>       loading{be};
-    bool             found = false;
+    if (holds_adapters(file.below("llm_backbone.llm")))
+        throw LoadError{checkpoint.string(), "holds adapters without the language model they belong to: it is of a run that has not ended, which 'prism train' with that run's config.json ends"};
+    Loading<B> loading{be};
+    bool       found = false;
     const auto       give = [&](const std::string& name, auto&& add) {
         if (const Checkpoint tensors = file.below(name); !tensors.tensors().empty()) add(tensors), found = true;
     };
@@ -101,12 +75,19 @@ void start_from(B& be, Prismatic<B>& model, const std::filesystem::path& checkpo
     loading.finish();
 }
 
-/// Links in a run's folder to the parts that its checkpoints lack, so that from_pretrained opens it as it stands.
-inline void link_parts(const std::filesystem::path& run, const TrainConfig& config) {
-    for (const auto& [name, target] : {std::pair{"vision", config.vision_dir}, std::pair{"llm", config.llm_dir}}) {
-        std::error_code problem;  // a convenience: both can be named when the folder is opened
-        if (!std::filesystem::exists(std::filesystem::symlink_status(run / name))) std::filesystem::create_directory_symlink(std::filesystem::absolute(target), run / name, problem);
-    }
+/// Links in a run's folder to the parts that its checkpoints lack, so that from_pretrained opens it as it stands: vision/ and llm/,
+/// and start.pt where `first`, the checkpoint that the run began with, has towers or a language model in place of those.
+inline void link_parts(const std::filesystem::path& run, const TrainConfig& config, const std::optional<std::filesystem::path>& first = {}) {
+    const auto link = [&](const char* name, const std::filesystem::path& target, bool folder) {
+        std::error_code problem;  // a convenience: vision/ and llm/ can be named when the folder is opened
+        if (std::filesystem::exists(std::filesystem::symlink_status(run / name))) return;
+        if (folder) std::filesystem::create_directory_symlink(std::filesystem::absolute(target), run / name, problem);
+        else std::filesystem::create_symlink(std::filesystem::absolute(target), run / name, problem);
+    };
+    link("vision", config.vision_dir, true), link("llm", config.llm_dir, true);
+    if (!first) return;
+    const Checkpoint file = Checkpoint::open(*first).below("model");
+    if (!file.below("vision_backbone").tensors().empty() || !file.below("llm_backbone").tensors().empty()) link("start.pt", *first, false);
 }
 
 }  // namespace prism

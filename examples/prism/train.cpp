@@ -112,10 +112,14 @@ void train(const Common& asked, const Train& args) {
             .on_step = [&](const StageProgress& p) {
                 watched.loss = p.smooth_loss, ++watched.step;
                 return true;
-            }};
+            },
+            .on_change = [&](const std::string& sentence) { note(common, sentence); }};
+        Json identity = config.identity_of(stage);
+        identity["compute"] = common.compute;
         const StagePlan plan{.stage = stage, .settings = settings, .seed = config.seed, .checkpoint_every = config.checkpoint_every,
                              .loader = {.threads = config.loader_threads, .ahead = config.batches_ahead, .bad = config.bad_examples}, .ranks = ranks,
-                             .identity = config.identity_of(stage)};
+                             .identity = std::move(identity),
+                             .machine = {{"isa", to_string(cpu.isa())}}};
         result = train_stage(*trainer, examples, plan, folder.get(), hooks);
         watched.bar.reset();
         ranks.together([&] {

@@ -2,6 +2,7 @@
 #include "program/support.hpp"
 #include "support/tensors.hpp"
 
+#include "prism/backend/cpu/isa.hpp"
 #include "prism/io/checkpoint.hpp"
 #include "prism/io/safetensors.hpp"
 #include "prism/model/adapters.hpp"
@@ -151,6 +152,19 @@ TEST_CASE("program/train: what is wrong is said in a line") {
     refused("'image' cannot be used");
     world.config = good, world.config["prism"].update({{"lora_rank", 4}, {"lora_target_modules", {"query"}}});
     refused("'lora_target_modules' is query; allowed: 'q_proj', ");
+    world.config = good;
+    REQUIRE(run(world.command()).status == 0);
+    auto fast = world.command();
+    fast.insert(fast.end(), {"--compute", "fast"});
+    const Ran other = run(fast);
+    CHECK(other.status == 1);
+    CHECK(other.error_lines() == 1);
+    CHECK_MESSAGE(other.err.find("'/compute' is \"fast\"; allowed: \"exact\"") != std::string::npos, other.err);
+    auto elsewhere = world.command();
+    elsewhere.insert(elsewhere.end(), {"--isa", "portable"});
+    const Ran moved = run(elsewhere);
+    CHECK(moved.status == 0);
+    CHECK((moved.err.find("'isa' was ") != std::string::npos) == (best_isa() != Isa::portable));
     CHECK(run({"train"}).status == 2);
     CHECK(run({"train", "config.json", "--weights", "q8"}).status == 2);
 }

@@ -316,6 +316,19 @@ TEST_CASE("train/run: a run that was stopped goes on with the same bits") {
         train_stage(last, numbers, other, folder);
         FAIL("no error");
     } catch (const ConfigError& e) { CHECK(e.key == "/seed"); }
+
+    StagePlan plan = plan_of(4);
+    plan.machine = {{"isa", "one"}};
+    std::vector<std::string> said_of;
+    const auto               until = [&](std::size_t stop) {
+        train_stage(last, numbers, plan, folder, {.on_step = [&](const StageProgress& p) { return p.step < stop; }, .on_change = [&](const std::string& sentence) { said_of.push_back(sentence); }});
+    };
+    until(20), until(21);
+    CHECK(said_of.empty());  // the first run had named no machine
+    plan.machine = {{"isa", "two"}};
+    until(22);
+    REQUIRE(said_of.size() == 1);
+    CHECK(said_of[0].find("'isa' was \"one\" and is \"two\"") != std::string::npos);
     CHECK_THROWS_AS(folder_in(parts_temp), LoadError);  // the folder is in use
 }
 

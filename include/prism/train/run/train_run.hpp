@@ -72,6 +72,7 @@ struct StagePlan {
     LoaderOptions loader{};
     Ranks         ranks{};  // that take the micro-batches of a step in turn
     Json          identity = Json::object();  // settings that a resumed run has to share with the one it goes on from
+    Json          machine = Json::object();   // what it may have differently, with other bits from there on: see StageHooks::on_change
 };
 
 struct StageProgress {
@@ -84,6 +85,7 @@ struct StageProgress {
 struct StageHooks {
     std::function<void(std::size_t step, std::size_t n_steps)> on_begin{};  // where the stage goes on, and where it ends
     std::function<bool(const StageProgress&)> on_step{};  // false: stop here, with a checkpoint
+    std::function<void(const std::string& sentence)> on_change{};  // a run goes on with another `machine` than it was left with
 };
 
 struct StageResult {
@@ -255,6 +257,11 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
             detail::expect_same_run(contents.at("identity"), plan.identity, file);
             step = point->step, k = contents.at("next_batch").template get<std::size_t>();
             losses.restore(contents.at("losses"));
+            const Json machine = contents.value("machine", Json::object());
+            for (const auto& [key, was] : machine.items()) {
+                const Json now = plan.machine.value(key, Json());
+                if (hooks.on_change && now != was) hooks.on_change(file + ": '" + key + "' was " + was.dump() + " and is " + now.dump() + ": from here on the bits are not those of an unbroken run");
+            }
         } catch (const Json::exception&) { throw FormatError{file, detail::bundle_header_at, "the state is not that of a training stage"}; }
         restore_parameters(trainer.parameters(), point->checkpoint);
         good = point->checkpoint.string();
@@ -295,7 +302,7 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
         for (const NamedSpan& m : trainer.moments()) entries.push_back({.name = m.name, .bytes = std::as_bytes(ranks.collect(m.values, stores.emplace_back()))});
         ranks.together([&] {
             if (!folder) return;
-            folder->save(here, detail::model_dict(trainer.parameters()), {{"identity", plan.identity}, {"next_batch", k}, {"losses", losses.json()}}, entries);
+            folder->save(here, detail::model_dict(trainer.parameters()), {{"identity", plan.identity}, {"machine", plan.machine}, {"next_batch", k}, {"losses", losses.json()}}, entries);
             if (!curve.empty()) write_png(folder->path() / "loss.png", loss_curve(curve));
             good = (folder->path() / "checkpoints" / checkpoint_name(here)).string();
         });

@@ -93,7 +93,7 @@ void train(const Common& asked, const Train& args) {
                                                        .decay = config.decay_by_shape ? Decay::by_shape : Decay::none, .max_grad_norm = settings.max_grad_norm},
                                          .accumulation = settings.global_batch_size / settings.per_device_batch_size,
                                          .tape = {.replay = config.recompute, .dropout = phi ? 0.1f : 0.0f}, .lora = config.adapters(stage), .seed = config.seed};
-            return std::make_unique<PrismaticStage<Cpu>>(cpu, base.model, stage, options, ranks);
+            return std::make_unique<PrismaticStage<Cpu>>(cpu, base.model, stage, options, ranks, config.feature_cache(stage));
         });
 
         Watched          watched;

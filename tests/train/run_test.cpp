@@ -203,6 +203,17 @@ TEST_CASE("train/run: a configuration has Prismatic's keys and values") {
     CHECK(refused(adapters({{"lora_rank", 4}, {"lora_dropout", 1}})) == "prism.lora_dropout | 1 | a number from 0 to below 1");
     CHECK(refused(adapters({{"lora_rank", 4}, {"lora_dropout", -0.1}})).starts_with("prism.lora_dropout | "));
     CHECK(refused(adapters({{"lora_rank", 4}, {"lora_target_modules", Json::array()}})).starts_with("prism.lora_target_modules | []"));
+
+    Json cached = tiny_config();
+    cached["prism"] = {{"feature_cache_bytes", 1 << 20}};
+    CHECK(of(cached).feature_cache(Stage::align).bytes == 1 << 20);
+    CHECK(of(cached).feature_cache(Stage::full_finetune).bytes == 0);
+    CHECK(of(cached).identity_of(Stage::align)["prism"].empty());  // the bits are the same
+    cached["prism"]["feature_cache_format"] = "bf16";
+    CHECK(of(cached).identity_of(Stage::align)["prism"] == Json{{"feature_cache_format", "bf16"}});
+    CHECK(refused(adapters({{"feature_cache_format", "bf16"}})) == "prism.feature_cache_format | \"bf16\" | nothing without feature_cache_bytes");
+    CHECK(refused(adapters({{"feature_cache_bytes", 5}, {"feature_cache_format", "q8"}})).starts_with("prism.feature_cache_format | \"q8\""));
+    CHECK(refused([&](Json& j) { adapters({{"feature_cache_bytes", 5}})(j), j["stage"] = "full-finetune"; }).starts_with("prism.feature_cache_bytes | 5 | 0 for full-finetune"));
     CHECK(refused([](Json& j) { j["stage"] = "align", j["prism"] = {{"lora_rank", 4}}; }) == "prism.lora_rank | 4 | 0 for align, which trains no language model");
 
     CHECK(refused([](Json& j) { j["model"].erase("model_id"); }) == "model.model_id |  | a string");

@@ -1,6 +1,7 @@
 // Stage: what Prismatic trains, one after another or one alone. Source: TRI-ML/prismatic-vlms, models/vlms/prismatic.py.
 #pragma once
 
+#include "prism/core/dtype.hpp"
 #include "prism/core/error.hpp"
 
 #include <array>
@@ -36,6 +37,12 @@ constexpr bool in_trained_part(Stage stage, std::string_view name) {
     const TrainedParts parts = parts_of(stage);
     return name.starts_with("projector.") ? parts.projector : name.starts_with("vision_backbone.") ? parts.towers : parts.llm;
 }
+
+/// What frozen towers see in pictures, kept in memory: see feature_cache.hpp.
+struct FeatureCacheOptions {
+    std::size_t bytes = 0;           // of features that are kept; 0: no cache
+    Dtype       dtype = Dtype::f32;  // or bf16: half the memory, other bits
+};
 
 /// Low-rank adapters in place of the language model's parameters: see low_rank.hpp.
 struct LoraOptions {

@@ -31,6 +31,7 @@ struct LoaderOptions {
     std::size_t threads = 2;  // that decode and tokenise
     std::size_t ahead = 3;    // batches in memory: the one that is used and those that are made meanwhile
     BadExamples bad = BadExamples::refuse;
+    std::function<bool(std::size_t example)> known{};  // whose picture need not be read: its pixels may be anything. Called from any thread
 };
 
 struct LoaderCounts {
@@ -48,7 +49,7 @@ class Loader {
 public:
     /// Begins at once, with batch `first`. `source` outlives the loader.
     Loader(const S& source, BatchPlan plan, const LoaderOptions& options = {}, std::size_t first = 0)
-        : source_(&source), plan_(std::move(plan)), bad_(options.bad), slots_(std::max<std::size_t>(2, options.ahead)), planned_(first), next_(first), claimed_(first) {
+        : source_(&source), plan_(std::move(plan)), bad_(options.bad), known_(options.known), slots_(std::max<std::size_t>(2, options.ahead)), planned_(first), next_(first), claimed_(first) {
         workers_.reserve(std::max<std::size_t>(1, options.threads));
         try {
             while (workers_.size() < std::max<std::size_t>(1, options.threads)) workers_.emplace_back([this] { work(); });
@@ -166,7 +167,7 @@ private:
         try {
             const std::size_t i = s.examples[row];
             s.rows[row] = source_->tokens(i);
-            if (!sizes()[i].picture) return;
+            if (!sizes()[i].picture || (known_ && known_(i))) return;
             std::vector<TowerPixels> towers;
             for (std::size_t t = 0; t < transforms().size(); ++t) {
                 const ImageTransform& transform = transforms()[t];
@@ -210,6 +211,7 @@ private:
     const S*                   source_;
     BatchPlan                  plan_;
     BadExamples                bad_;
+    std::function<bool(std::size_t)> known_;
     std::mutex                 mutex_;
     std::condition_variable    work_, ready_;
     std::vector<Slot>          slots_;

@@ -9,6 +9,7 @@
 #include "prism/io/safetensors.hpp"
 #include "prism/io/torch_writer.hpp"
 #include "prism/train/data/batch.hpp"
+#include "prism/train/feature_cache.hpp"
 #include "prism/train/run/train_run.hpp"
 #include "prism/train/trainer.hpp"
 
@@ -17,6 +18,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -31,16 +33,19 @@ template <TrainingBackend B>
     requires std::same_as<typename B::space, host>
 class PrismaticStage {
 public:
-    /// Alone, or as one of several ranks.
-    PrismaticStage(B& be, Prismatic<B>& model, Stage stage, const TrainerOptions& options, const Ranks& ranks = {})
+    /// Alone, or as one of several ranks; with a cache for the features of pictures where the towers are frozen. Throws ConfigError
+    /// where they are not.
+    PrismaticStage(B& be, Prismatic<B>& model, Stage stage, const TrainerOptions& options, const Ranks& ranks = {}, const FeatureCacheOptions& cache = {})
         : model_(&model), trainer_(be, model, stage, options, sharing<B>(ranks)), rest_(be, arena_layout(model, [&](std::string_view name) {
               return in_trained_part(stage, name) && !trained_in(stage, model, name);
           })) {
         rest_.adopt(be, model);
+        if (cache.bytes && parts_of(stage).towers) throw ConfigError{"feature_cache_bytes", std::to_string(cache.bytes), "0: the stage trains the towers"};
+        if (cache.bytes) cache_.emplace(be, model, cache);
     }
 
     double micro_step(const Batch& batch, double weight) {
-        rows_.clear(), pixels_.clear();
+        rows_.clear(), pixels_.clear(), pictured_.clear();
         std::size_t picture = 0;
         for (std::size_t r = 0; r < batch.n_rows(); ++r) {
             rows_.push_back({batch.row_ids(r), batch.row_labels(r), {}});
@@ -50,7 +55,17 @@ public:
             const std::size_t size = model_->config.towers.at(t).vit.image_size;
             pixels_.push_back(PixelView<B>{batch.pixels[t].data(), {picture, 3, size, size}});
         }
-        return trainer_.micro_step({.rows = rows_, .pixels = pixels_}, weight);
+        if (!cache_ || picture == 0) return trainer_.micro_step({.rows = rows_, .pixels = pixels_}, weight);
+        for (const std::size_t r : batch.picture_rows) pictured_.push_back(batch.examples[r]);
+        return trainer_.micro_step({.rows = rows_, .features = cache_->features(pictured_, pixels_)}, weight);
+    }
+    /// Whether the picture of this example need not be read again. From any thread.
+    bool knows_picture(std::size_t example) const { return cache_ && cache_->knows(example); }
+    /// What a line of metrics says besides the loss: with a cache, pictures that have passed the towers so far, and that did not need
+    /// to. Of this process, since it began.
+    Json metrics() const {
+        if (!cache_) return Json::object();
+        return {{"Pictures Computed", cache_->counts().computed}, {"Pictures Remembered", cache_->counts().remembered}};
     }
     double step(double rate) { return trainer_.step(rate).grad_norm; }
     void   clear_gradients() { trainer_.drop_gradients(); }
@@ -131,6 +146,8 @@ private:
     Prismatic<B>*                model_;
     Trainer<B>                   trainer_;
     Arena<B>                     rest_;  // what a checkpoint has besides what is trained
+    std::optional<FeatureCache<B>> cache_;
+    std::vector<std::size_t>     pictured_;  // examples of the batch that have a picture
     std::vector<TrainingRow>     rows_;
     std::vector<PixelView<B>>    pixels_;
 };

@@ -73,9 +73,11 @@ struct TrainConfig {
     std::size_t           keep_checkpoints = 0;           // the last ones; 0: all
     std::size_t           loader_threads = 2, batches_ahead = 3;
     BadExamples           bad_examples = BadExamples::refuse;
+    FeatureCacheOptions   cache{};                        // of what frozen towers see, in the stages that do not train them
 
     const StageSettings& settings(Stage stage) const { return stage == Stage::align ? align : finetune; }
     LoraOptions          adapters(Stage stage) const { return stage == Stage::align ? LoraOptions{} : lora; }
+    FeatureCacheOptions  feature_cache(Stage stage) const { return parts_of(stage).towers ? FeatureCacheOptions{} : cache; }
     const auto&          data(Stage stage) const { return stage == Stage::align ? align_data : finetune_data; }
     /// "llava-lrv+prism-clip+7b+stage-finetune+x7", "...+stage-finetune+lora-r32+x7"; LLaVA-1.5's own mixture is not named.
     std::string id_of(Stage stage) const {
@@ -111,7 +113,8 @@ struct TrainConfig {
         for (const char* key : {"run_root_dir", "hf_token", "trackers", "wandb_project", "wandb_entity"}) all.erase(key);
         all["model"].erase("enable_gradient_checkpointing");
         if (all.contains("prism"))
-            for (const char* key : {"checkpoint_every", "keep_checkpoints", "loader_threads", "batches_ahead"}) all["prism"].erase(key);
+            for (const char* key : {"checkpoint_every", "keep_checkpoints", "loader_threads", "batches_ahead", "feature_cache_bytes", "feature_cache_format"}) all["prism"].erase(key);
+        if (feature_cache(stage).bytes && cache.dtype != Dtype::f32) all["prism"]["feature_cache_format"] = "bf16";
         return all;
     }
 
@@ -163,7 +166,7 @@ inline TrainConfig TrainConfig::from(const ConfigReader& c) {
                                  "enable_mixed_precision_training", "reduce_in_full_precision"});
     expect_keys(data, "dataset", {"type", "dataset_id", "align_stage_components", "finetune_stage_components", "dataset_root_dir"});
     expect_keys(own, "prism", {"vision_dir", "llm_dir", "decay", "checkpoint_every", "keep_checkpoints", "loader_threads", "batches_ahead", "bad_examples", "lora_rank", "lora_alpha", "lora_dropout",
-                             "lora_target_modules"});
+                             "lora_target_modules", "feature_cache_bytes", "feature_cache_format"});
 
     TrainConfig t;
     t.json = c.json();
@@ -243,6 +246,10 @@ inline TrainConfig TrainConfig::from(const ConfigReader& c) {
     };
     t.checkpoint_every = size("checkpoint_every", 0, 0, 1 << 30), t.keep_checkpoints = size("keep_checkpoints", 0, 0, 1 << 20);
     t.loader_threads = size("loader_threads", 1, 2, 256), t.batches_ahead = size("batches_ahead", 2, 3, 1024);
+    t.cache.bytes = size("feature_cache_bytes", 0, 0, std::size_t{1} << 50);
+    if (own.has("feature_cache_format") && t.cache.bytes == 0) own.refuse("feature_cache_format", "nothing without feature_cache_bytes");
+    if (t.cache.bytes && std::ranges::count(t.stages, Stage::full_finetune) == std::ssize(t.stages)) own.refuse("feature_cache_bytes", "0 for full-finetune, which trains the towers");
+    t.cache.dtype = own.choice("feature_cache_format", {"f32", "bf16"}, "f32") == "bf16" ? Dtype::bf16 : Dtype::f32;
     t.bad_examples = own.choice("bad_examples", {"refuse", "skip"}, "refuse") == "skip" ? BadExamples::skip : BadExamples::refuse;
     return t;
 }

@@ -52,6 +52,16 @@ concept StageTrainer = requires(T& trainer, const Batch& batch, double number, s
     { trainer.moments() } -> std::same_as<std::vector<NamedSpan>>;  // of this rank's share: those of all ranks one after another are the whole
     trainer.set_steps(steps);  // that were taken before: moments and parameters have been put back
 };
+/// One that does not need to see every picture: asked from any thread; what it says once holds.
+template <class T>
+concept KnowsPictures = requires(const T& trainer, std::size_t example) {
+    { trainer.knows_picture(example) } -> std::same_as<bool>;
+};
+/// One that has more to say in lines of metrics, by names to which the stage's is put in front.
+template <class T>
+concept HasMetrics = requires(const T& trainer) {
+    { trainer.metrics() } -> std::same_as<Json>;
+};
 
 /// A run that cannot go on: a loss or gradient that is no number.
 class TrainingError : public Error {
@@ -310,7 +320,9 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
     };
 
     std::deque<double> durations;
-    Loader             loader{source, [&](std::size_t i) { return order.own_batch(i); }, plan.loader, order.own_before(k)};
+    LoaderOptions      reading = plan.loader;
+    if constexpr (KnowsPictures<T>) reading.known = [&trainer](std::size_t example) { return trainer.knows_picture(example); };
+    Loader             loader{source, [&](std::size_t i) { return order.own_batch(i); }, reading, order.own_before(k)};
     const std::size_t  last_batch = order.n_epochs * order.batches_per_epoch;
     bool               stop = false;
     auto               begun = std::chrono::steady_clock::now();
@@ -348,7 +360,12 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
                 if (durations.size() > detail::LossWindow::most) durations.pop_front();
                 const double rate = learning_rate(plan.settings, step + 1, order.scheduled_steps), raw = losses.mean(order.accumulation);
                 const double step_s = std::accumulate(durations.begin(), durations.end(), 0.0) / static_cast<double>(durations.size());
-                folder->log({{name + "/Learning Rate", rate}, {name + "/Loss", losses.mean()}, {name + "/Loss (Raw)", raw}, {name + "/Step", step + 1}, {name + "/Step Time", step_s}});
+                Json line{{name + "/Learning Rate", rate}, {name + "/Loss", losses.mean()}, {name + "/Loss (Raw)", raw}, {name + "/Step", step + 1}, {name + "/Step Time", step_s}};
+                if constexpr (HasMetrics<T>) {
+                    const Json more = trainer.metrics();
+                    for (const auto& [key, value] : more.items()) line[name + "/" + key] = value;
+                }
+                folder->log(line);
                 curve.push_back({static_cast<double>(step + 1), raw, losses.mean()});
                 if (hooks.on_step) stop = !hooks.on_step({step + 1, order.n_steps, (k - 1) / order.batches_per_epoch, raw, losses.mean(), rate, norm, step_s, loader.counts()});
             };

@@ -1,5 +1,6 @@
-// prism::compiled: what compiled.hpp says is compiled already, in its order.
-#include "prism/compiled.hpp"
+// prism::compiled: what compiled.hpp and compiled_modules.hpp say is compiled already, in their order.
+#include "prism/compiled_modules.hpp"
+#include "prism/model/pack.hpp"
 
 namespace prism {
 
@@ -28,6 +29,11 @@ template void Vit<Dry>::forward(Dry&, Workspace<Dry>&, PixelView<Dry>, Mat<Dry>,
 template void Llama<Dry>::forward(Dry&, Workspace<Dry>&, std::span<const Segment<Dry>>, Mat<Dry>, Forget) const;
 template void LanguageModel<Dry>::forward(Dry&, Workspace<Dry>&, std::span<const Segment<Dry>>, Mat<Dry>, Forget) const;
 template void Projector<Dry>::forward(Dry&, Workspace<Dry>&, In<Dry>, Mat<Dry>, Forget) const;
+
+// Packing them.
+template std::uint64_t pack(const std::filesystem::path&, const Pretrained<Cpu>&);
+template std::uint64_t pack(const std::filesystem::path&, const PretrainedLanguageModel<Cpu>&);
+template std::uint64_t pack(const std::filesystem::path&, const PretrainedTower<Cpu>&);
 
 // Running them.
 template Cost reading_cost(const LanguageModel<Cpu>&, std::size_t, std::size_t);

@@ -4,7 +4,7 @@
 //
 // prism.hpp includes this where that target is linked; sources that include single headers include it themselves. Models
 // of your own are compiled once in the same way: `extern template struct TwoEyes<prism::Cpu>;` in their header, the same
-// without `extern` in one source.
+// without `extern` in one source; that one includes prism/compiled_modules.hpp, too, which names the parts that are there.
 #pragma once
 
 #include "prism/backend/cpu/cpu.hpp"
@@ -19,6 +19,7 @@
 #include "prism/model/prismatic.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <vector>
@@ -31,25 +32,12 @@ extern template PretrainedLanguageModel<Cpu> language_model_from_pretrained(Cpu&
 extern template PretrainedTower<Cpu> tower_from_pretrained(Cpu&, const std::filesystem::path&, std::size_t, const PretrainedOptions&);
 extern template class Loading<Cpu>;
 
-// The models; on Dry too, because a dry run says what a call costs before it is made.
-extern template struct Vit<Cpu>;
-extern template struct Vit<Dry>;
-extern template struct Llama<Cpu>;
-extern template struct Llama<Dry>;
-extern template struct LanguageModel<Cpu>;
-extern template struct LanguageModel<Dry>;
-extern template struct Projector<Cpu>;
-extern template struct Projector<Dry>;
-extern template struct Prismatic<Cpu>;
-extern template struct Prismatic<Dry>;
-extern template void Vit<Cpu>::forward(Cpu&, Workspace<Cpu>&, PixelView<Cpu>, Mat<Cpu>, Forget) const;
-extern template void Llama<Cpu>::forward(Cpu&, Workspace<Cpu>&, std::span<const Segment<Cpu>>, Mat<Cpu>, Forget) const;
-extern template void LanguageModel<Cpu>::forward(Cpu&, Workspace<Cpu>&, std::span<const Segment<Cpu>>, Mat<Cpu>, Forget) const;
-extern template void Projector<Cpu>::forward(Cpu&, Workspace<Cpu>&, In<Cpu>, Mat<Cpu>, Forget) const;
-extern template void Vit<Dry>::forward(Dry&, Workspace<Dry>&, PixelView<Dry>, Mat<Dry>, Forget) const;
-extern template void Llama<Dry>::forward(Dry&, Workspace<Dry>&, std::span<const Segment<Dry>>, Mat<Dry>, Forget) const;
-extern template void LanguageModel<Dry>::forward(Dry&, Workspace<Dry>&, std::span<const Segment<Dry>>, Mat<Dry>, Forget) const;
-extern template void Projector<Dry>::forward(Dry&, Workspace<Dry>&, In<Dry>, Mat<Dry>, Forget) const;
+// Packing them: pack.hpp, as far as it takes no more than a declaration.
+template <class Model>
+std::uint64_t pack(const std::filesystem::path& path, const Model& model);
+extern template std::uint64_t pack(const std::filesystem::path&, const Pretrained<Cpu>&);
+extern template std::uint64_t pack(const std::filesystem::path&, const PretrainedLanguageModel<Cpu>&);
+extern template std::uint64_t pack(const std::filesystem::path&, const PretrainedTower<Cpu>&);
 
 // Running them.
 extern template Cost reading_cost(const LanguageModel<Cpu>&, std::size_t, std::size_t);

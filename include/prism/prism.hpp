@@ -19,12 +19,11 @@
 #include "prism/image/read.hpp"
 #include "prism/image/write.hpp"
 #include "prism/io/checkpoint.hpp"
-#include "prism/io/npy.hpp"
+#include "prism/io/numpy.hpp"
 #include "prism/io/safetensors.hpp"
 #include "prism/lm/known.hpp"
 #include "prism/model/feature_picture.hpp"
 #include "prism/model/load.hpp"
-#include "prism/model/pack.hpp"
 #include "prism/model/pretrained.hpp"
 #include "prism/model/registry.hpp"
 #include "prism/model/store_as.hpp"
@@ -36,4 +35,6 @@
 
 #if defined(PRISM_COMPILED)  // by the target prism::compiled
 #include "prism/compiled.hpp"
+#else
+#include "prism/model/pack.hpp"
 #endif

@@ -103,6 +103,12 @@ const std::vector<fs::path>& headers() {
     return all;
 }
 
+/// Headers, and the .inl files that belong to them.
+const std::vector<fs::path>& library_sources() {
+    static const auto all = files_below(library, [](const fs::path& p) { return is_header(p) || p.extension() == ".inl"; });
+    return all;
+}
+
 /// "core/view.hpp"; its room is "core", and that of "prism.hpp" is empty.
 std::string name_of(const fs::path& header) { return fs::relative(header, library).generic_string(); }
 std::string room_of(const std::string& name) {
@@ -110,13 +116,52 @@ std::string room_of(const std::string& name) {
     return slash == std::string::npos ? "" : name.substr(0, slash);
 }
 
-/// What a file includes, as written between the quotes or brackets.
-std::vector<std::string> includes_of(const fs::path& file) {
+/// What a text includes, as written between the quotes or brackets.
+std::vector<std::string> included_by(const std::string& text) {
     static const std::regex  line{R"rx((?:^|\n)[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">])rx"};
-    const std::string        text = read(file);
     std::vector<std::string> found;
     for (std::sregex_iterator it{text.begin(), text.end(), line}, end; it != end; ++it) found.push_back((*it)[1]);
     return found;
+}
+std::vector<std::string> includes_of(const fs::path& file) { return included_by(read(file)); }
+
+/// `text` without the lines that a compiler skips: whether PRISM_COMPILED is defined is known, of other conditions both
+/// branches count.
+std::string lines_compiled(const std::string& text, bool compiled) {
+    struct Branch {
+        bool known, taken;
+    };
+    std::string         kept;
+    std::vector<Branch> open;
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
+        const std::string line = text.substr(at, end - at);
+        at = end;
+        if (line.starts_with("#if")) {
+            const bool known = line.find("defined(PRISM_COMPILED)") != std::string::npos;
+            open.push_back({known, !known || (line.find("!defined(PRISM_COMPILED)") == std::string::npos) == compiled});
+        } else if (line.starts_with("#else") && !open.empty()) {
+            if (open.back().known) open.back().taken = !open.back().taken;
+        } else if (line.starts_with("#endif") && !open.empty()) {
+            open.pop_back();
+        } else if (std::all_of(open.begin(), open.end(), [](const Branch& b) { return b.taken; })) {
+            kept += line;
+        }
+    }
+    return kept;
+}
+
+/// Everything that is included from a header of the library, at whatever distance: ours as "prism/...", others as written.
+std::set<std::string> reached_from(const std::string& header, bool compiled) {
+    std::set<std::string>    reached;
+    std::vector<std::string> waiting{header};
+    while (!waiting.empty()) {
+        const std::string name = waiting.back();
+        waiting.pop_back();
+        if (!reached.insert(name).second || !name.starts_with("prism/")) continue;
+        for (const std::string& included : included_by(lines_compiled(read(library.parent_path() / name), compiled))) waiting.push_back(included);
+    }
+    return reached;
 }
 
 bool names(const std::string& code, const std::string& pattern) { return std::regex_search(code, std::regex{pattern}); }
@@ -142,7 +187,7 @@ TEST_CASE("house/rooms: the arrows have a direction") {
 
 TEST_CASE("house/rooms: every room is known and includes only rooms to its left") {
     const std::set<std::string> outside{"", "interop"};  // prism.hpp, fwd.hpp, cuda.cuh; leaves that nobody includes
-    for (const auto& header : headers()) {
+    for (const auto& header : library_sources()) {
         const std::string name = name_of(header), room = room_of(name);
         CAPTURE(name);
         const bool known = arrows.contains(room) || outside.contains(room);
@@ -160,8 +205,8 @@ TEST_CASE("house/rooms: every room is known and includes only rooms to its left"
     }
 }
 
-TEST_CASE("house/rooms: only backend/ names Eigen, CUDA and their kin; xtensor stays with pictures, npy and interop, MPI in a header of its own") {
-    for (const auto& header : headers()) {
+TEST_CASE("house/rooms: only backend/ names Eigen, CUDA and their kin; xtensor stays with npy and interop, MPI in a header of its own") {
+    for (const auto& header : library_sources()) {
         const std::string name = name_of(header), room = room_of(name), code = code_only(read(header));
         CAPTURE(name);
         const auto included = includes_of(header);
@@ -174,7 +219,7 @@ TEST_CASE("house/rooms: only backend/ names Eigen, CUDA and their kin; xtensor s
             CHECK_FALSE(includes("^(unsupported/)?Eigen/"));
             CHECK_FALSE(includes("^(cuda|cublas|cudnn|nvtx)"));
         }
-        if (room != "image" && room != "interop" && name != "io/npy.hpp") {
+        if (room != "interop" && name != "io/npy.hpp") {
             CHECK_FALSE(names(code, R"(\bxt::)"));
             CHECK_FALSE(includes("^xt(ensor|l|simd)/"));
         }
@@ -194,6 +239,20 @@ TEST_CASE("house/rooms: modules and models name no concrete backend") {
             CHECK_FALSE(names(included, "^prism/backend/(cpu|cuda)/"));
         }
     }
+}
+
+TEST_CASE("house/headers: prism.hpp reaches nothing that costs a compiler much and is not needed") {
+    CHECK(lines_compiled("a\n#if !defined(PRISM_COMPILED)\nb\n#if X\nc\n#endif\n#else\nd\n#endif\ne\n", true) == "a\nd\ne\n");
+    CHECK(lines_compiled("a\n#if !defined(PRISM_COMPILED)\nb\n#if X\nc\n#endif\n#else\nd\n#endif\ne\n", false) == "a\nb\nc\ne\n");
+    const auto any_of = [](const std::set<std::string>& reached, const char* pattern) {
+        return std::any_of(reached.begin(), reached.end(), [&](const std::string& name) { return names(name, pattern); });
+    };
+    const auto header_only = reached_from("prism/prism.hpp", false), compiled = reached_from("prism/prism.hpp", true);
+    CHECK(any_of(header_only, "^nlohmann/json\\.hpp$"));  // so the walk arrives where it should
+    CHECK(any_of(header_only, "^immintrin\\.h$"));
+    CHECK(any_of(compiled, "^prism/text/tokenizer\\.hpp$"));
+    CHECK_FALSE(any_of(header_only, "^((unsupported/)?Eigen|xtensor|xtl|CLI)/|^(regex|iostream|sstream|fstream|iomanip|ranges|future)$|^prism/train/"));
+    CHECK_FALSE(any_of(compiled, "^nlohmann/|^(immintrin|jpeglib|spng|zlib)\\.h$|\\.inl$"));
 }
 
 TEST_CASE("house/headers: each opens with what it is, is included once, prints nothing and leaves no macro behind") {

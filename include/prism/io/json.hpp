@@ -26,11 +26,18 @@ namespace detail {
 
 /// Builds a Json value from the parser's events, and is stricter than JSON: no name twice in an object, no more than
 /// `max_depth` levels.
-class StrictJson : public nlohmann::json_sax<Json> {
+template <class J>
+class StrictJson : public nlohmann::json_sax<J> {
 public:
+    using number_integer_t = typename J::number_integer_t;
+    using number_unsigned_t = typename J::number_unsigned_t;
+    using number_float_t = typename J::number_float_t;
+    using string_t = typename J::string_t;
+    using binary_t = typename J::binary_t;
+
     static constexpr std::size_t max_depth = 64;
 
-    Json                       value;
+    J                          value;
     std::string                problem;  // when parsing failed
     std::optional<std::size_t> byte;     // where, when the parser knows it; otherwise the last one that was read
 
@@ -41,13 +48,13 @@ public:
     bool number_float(number_float_t x, const string_t&) override { return put(x); }
     bool string(string_t& x) override { return put(std::move(x)); }
     bool binary(binary_t&) override { return false; }
-    bool start_object(std::size_t) override { return open(Json::object()); }
-    bool start_array(std::size_t) override { return open(Json::array()); }
+    bool start_object(std::size_t) override { return open(J::object()); }
+    bool start_array(std::size_t) override { return open(J::array()); }
     bool end_object() override { return close(); }
     bool end_array() override { return close(); }
 
     bool key(string_t& name) override {
-        const auto [at, fresh] = open_.back()->get_ref<Json::object_t&>().try_emplace(name);
+        const auto [at, fresh] = open_.back()->template get_ref<typename J::object_t&>().try_emplace(name);
         if (!fresh) return refuse("the name \"" + name + "\" stands twice in one object");
         member_ = &at->second;
         return true;
@@ -64,16 +71,16 @@ private:
         problem = std::move(why);
         return false;
     }
-    Json* place(Json&& x) {
+    J* place(J&& x) {
         if (open_.empty()) return &(value = std::move(x));
         if (open_.back()->is_array()) return &open_.back()->emplace_back(std::move(x));
         return &(*member_ = std::move(x));
     }
-    bool put(Json x) {
+    bool put(J x) {
         place(std::move(x));
         return true;
     }
-    bool open(Json container) {
+    bool open(J container) {
         if (open_.size() == max_depth) return refuse("nested deeper than " + std::to_string(max_depth) + " levels");
         open_.push_back(place(std::move(container)));
         return true;
@@ -83,8 +90,8 @@ private:
         return true;
     }
 
-    std::vector<Json*> open_;              // the containers that are not closed yet, innermost last
-    Json*              member_ = nullptr;  // where the value of the last key goes
+    std::vector<J*> open_;              // the containers that are not closed yet, innermost last
+    J*              member_ = nullptr;  // where the value of the last key goes
 };
 
 /// Iterates over text and keeps `*reached` at the place up to which the parser has read.
@@ -111,10 +118,11 @@ struct ReachingText {
 
 /// One JSON value and nothing after it. Throws FormatError{file, byte, problem} for anything that is not JSON in UTF-8,
 /// for a name that stands twice in an object, and for more than 64 levels.
-inline Json parse_json(std::string_view text, const std::string& file) {
-    const char*        reached = text.data();
-    detail::StrictJson events;
-    if (!Json::sax_parse(detail::ReachingText{text.data(), &reached},
+template <class J = Json>  // a template, and J with it, so that including this compiles no parser
+J parse_json(std::string_view text, const std::string& file) {
+    const char*           reached = text.data();
+    detail::StrictJson<J> events;
+    if (!J::sax_parse(detail::ReachingText{text.data(), &reached},
                          detail::ReachingText{text.data() + text.size(), &reached}, &events))
         throw FormatError{file, events.byte.value_or(static_cast<std::size_t>(reached - text.data()) - 1),
                           events.problem};
@@ -122,6 +130,9 @@ inline Json parse_json(std::string_view text, const std::string& file) {
 }
 
 /// The same for a whole file. Throws LoadError when it cannot be read.
-inline Json read_json(const std::filesystem::path& path) { return parse_json(read_file(path), path.string()); }
+template <class J = Json>
+J read_json(const std::filesystem::path& path) {
+    return parse_json<J>(read_file(path), path.string());
+}
 
 }  // namespace prism

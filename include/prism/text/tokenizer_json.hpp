@@ -259,7 +259,8 @@ std::array<std::int32_t, 3> merge_ids(const Vocabulary& vocab, std::string_view 
 inline Bpe read_bpe(const JsonAt& model, bool byte_level) {
     const std::string type = model.text("type", "BPE");  // the oldest files do not say
     if (type != "BPE") model.fail("model '" + type + "' is not supported, only BPE is");
-    if (model.has("dropout") && model.at("dropout").json() != 0) model.fail("dropout is not supported");
+    if (model.has("dropout"))
+        if (const Json& p = model.at("dropout").json(); !p.is_number() || p.get<double>() != 0) model.fail("dropout is not supported");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
         if (!model.text(key, "").empty()) model.fail(std::string(key) + " is not supported");
 

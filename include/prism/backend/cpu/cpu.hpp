@@ -51,6 +51,7 @@ public:
     template <class T> using Matrix = View<T, host, dyn, dyn>;
     template <class T> using Vector = View<T, host, dyn>;
 
+    template <int = 0>  // what is not called is not compiled: no kernels for who only includes this
     explicit Cpu(CpuOptions options = {})
         : isa_(std::min(options.isa, best_isa())), compute_(options.compute), kernels_(&cpu::kernels_for(isa_)),
           pool_(options.threads ? options.threads : physical_cores()) {}
@@ -89,6 +90,7 @@ public:
 
     /// In place when the tensor already has this type, dense rows and the alignment of its elements; else converted, or
     /// gathered in its own type, into memory of its own. Throws LoadError.
+    template <int = 0>
     Placed place(const TensorInfo& t, Dtype wanted) {
         if (t.dtype == wanted && t.stride.empty() && std::bit_cast<std::uintptr_t>(t.data) % alignment_of(wanted) == 0)
             return {t.data, t.owner};
@@ -109,6 +111,7 @@ public:
 
     /// A matrix of `rows` rows in panels: in place when it is so already, else read once, on all threads. Pages of mapped
     /// files are given back as soon as they have been read.
+    template <int = 0>
     Placed place_matrix(const TensorInfo& t, Dtype wanted, std::size_t rows) {
         if (t.panels) {
             if (t.dtype != wanted || std::bit_cast<std::uintptr_t>(t.data) % 64 != 0)

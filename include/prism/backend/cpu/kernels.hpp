@@ -19,7 +19,7 @@
 #include <type_traits>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(PRISM_COMPILED) && !defined(PRISM_COMPILED_KERNELS)
 #include <immintrin.h>
 #endif
 
@@ -209,6 +209,26 @@ inline std::byte* activation_memory(std::size_t bytes) {
     return memory.get();
 }
 
+/// The tables. A template only so that programs of many sources can compile the kernels once, which takes a while:
+///
+///     extern template struct prism::cpu::KernelTables<>;      // in every source
+///     template struct prism::cpu::KernelTables<>;             // in one
+template <int = 0>
+struct KernelTables {
+    static const Kernels& of(Isa isa);
+    /// Panel `p` of a matrix [rows, cols] in the format `wanted`, from a dense tensor of any readable type. Throws LoadError.
+    static void fill_panel(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel);
+    /// Row `row` of such a matrix, as blocks one after another.
+    static void fill_row(const TensorInfo& t, Dtype wanted, std::size_t cols, std::size_t row, std::byte* to);
+};
+
+template <int = 0>
+const Kernels& kernels_for(Isa isa) {
+    return KernelTables<>::of(isa);
+}
+
+#if !defined(PRISM_COMPILED) && !defined(PRISM_COMPILED_KERNELS)  // else the target that is linked has them
+
 namespace portable {
 #include "prism/backend/cpu/simd_portable.inl"
 #include "prism/backend/cpu/kernels.inl"
@@ -298,19 +318,6 @@ constexpr Kernels kernels() {
 #endif
 #endif
 
-/// The tables. A template only so that programs of many sources can compile the kernels once, which takes a while:
-///
-///     extern template struct prism::cpu::KernelTables<>;      // in every source
-///     template struct prism::cpu::KernelTables<>;             // in one
-template <int = 0>
-struct KernelTables {
-    static const Kernels& of(Isa isa);
-    /// Panel `p` of a matrix [rows, cols] in the format `wanted`, from a dense tensor of any readable type. Throws LoadError.
-    static void fill_panel(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel);
-    /// Row `row` of such a matrix, as blocks one after another.
-    static void fill_row(const TensorInfo& t, Dtype wanted, std::size_t cols, std::size_t row, std::byte* to);
-};
-
 // Not inline on purpose: an inline one would be compiled wherever it is called.
 template <int I>
 const Kernels& KernelTables<I>::of(Isa isa) {
@@ -389,6 +396,6 @@ void KernelTables<I>::fill_row(const TensorInfo& t, Dtype wanted, std::size_t co
     });
 }
 
-inline const Kernels& kernels_for(Isa isa) { return KernelTables<>::of(isa); }
+#endif
 
 }  // namespace prism::cpu

@@ -7,8 +7,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <exception>
-#include <fstream>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -33,9 +33,10 @@ inline std::size_t physical_cores() {
         std::size_t           unknown = 0;
         for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
             if (!CPU_ISSET(cpu, &allowed)) continue;
-            std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
-            std::string   siblings;
-            if (file >> siblings) cores.insert(siblings);
+            const std::string path = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list";
+            const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file{std::fopen(path.c_str(), "r"), &std::fclose};
+            char                                                  siblings[256];
+            if (file && std::fscanf(file.get(), "%255s", siblings) == 1) cores.insert(siblings);
             else ++unknown;
         }
         if (cores.size() + unknown > 0) return cores.size() + unknown;

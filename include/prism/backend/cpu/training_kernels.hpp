@@ -66,6 +66,14 @@ struct TrainingKernels {
     void (*adamw)(float* theta, const float* grad, float* m, float* v, std::size_t n, const AdamWFactors&);
 };
 
+/// A template for the same reason as KernelTables.
+template <int = 0>
+struct TrainingTables {
+    static const TrainingKernels& of(Isa isa, bool rounded);  // rounded: products in bf16 where that is faster
+};
+
+#if !defined(PRISM_COMPILED) && !defined(PRISM_COMPILED_KERNELS)  // else the target that is linked has them
+
 namespace portable {
 #include "prism/backend/cpu/training.inl"
 }  // namespace portable
@@ -109,12 +117,6 @@ namespace amx {
 #endif
 #endif
 
-/// A template for the same reason as KernelTables.
-template <int = 0>
-struct TrainingTables {
-    static const TrainingKernels& of(Isa isa, bool rounded);  // rounded: products in bf16 where that is faster
-};
-
 template <int I>
 const TrainingKernels& TrainingTables<I>::of(Isa isa, bool rounded) {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -128,8 +130,6 @@ const TrainingKernels& TrainingTables<I>::of(Isa isa, bool rounded) {
     return portable_table;
 }
 
-#if defined(PRISM_COMPILED) || defined(PRISM_COMPILED_KERNELS)  // by the target that is linked
-extern template struct TrainingTables<>;
 #endif
 
 }  // namespace prism::cpu

@@ -6,7 +6,10 @@
 #pragma once
 
 #include "prism/model/adapters.hpp"
+#include "prism/model/language_files.hpp"
 #include "prism/model/pretrained.hpp"
+#include "prism/model/pretrained.inl"  // where the towers and the language model of a folder are
+#include "prism/model/tower_files.hpp"
 #include "prism/train/data/reference_random.hpp"
 #include "prism/train/run/train_config.hpp"
 

@@ -1,6 +1,5 @@
 // prism::compiled: what compiled.hpp and compiled_modules.hpp say is compiled already, in their order.
 #include "prism/compiled_modules.hpp"
-#include "prism/model/pack.hpp"
 
 namespace prism {
 

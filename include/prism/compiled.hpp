@@ -4,7 +4,7 @@
 //
 // prism.hpp includes this where that target is linked; sources that include single headers include it themselves. Models
 // of your own are compiled once in the same way: `extern template struct TwoEyes<prism::Cpu>;` in their header, the same
-// without `extern` in one source; that one includes prism/compiled_modules.hpp, too, which names the parts that are there.
+// without `extern` in one source; both include prism/compiled_modules.hpp, too, which names the parts that are there.
 #pragma once
 
 #include "prism/backend/cpu/cpu.hpp"

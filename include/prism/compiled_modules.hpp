@@ -1,11 +1,22 @@
-// The parts of models that prism::compiled has compiled. For sources that compose models of their own of them; a program that
-// opens a ready model needs none of this, and reading it costs a compiler half a second.
+// What prism.hpp leaves out where prism::compiled is linked: the readers of settings and of parts of models, packing, and the
+// parts that are compiled already. For sources that compose models of their own or read files themselves; a program that opens a
+// ready model needs none of this, and it costs a compiler seconds.
 //
 //     #include <prism/prism.hpp>
 //     #include <prism/compiled_modules.hpp>
 #pragma once
 
 #include "prism/compiled.hpp"
+#include "prism/io/config.hpp"
+#include "prism/io/json.hpp"
+#include "prism/model/language_files.hpp"
+#include "prism/model/pack.hpp"
+#include "prism/model/packed.hpp"
+#include "prism/model/settings.hpp"
+#include "prism/model/tower_files.hpp"
+
+#include <cstddef>
+#include <span>
 
 namespace prism {
 

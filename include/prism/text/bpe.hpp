@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <span>
@@ -114,7 +115,7 @@ private:
     };
 
     Bpe(Vocabulary vocab, BpeOptions options) : vocab_(std::move(vocab)), options_(options) {
-        ascii_.fill(none);
+        std::fill(std::begin(ascii_), std::end(ascii_), none);
         for (unsigned byte = 0; byte < 256; ++byte) {
             const auto id = vocab_.find(byte_token(byte));
             byte_tokens_[byte] = id ? static_cast<Symbol>(*id) : none;
@@ -152,11 +153,11 @@ private:
         if (token.empty()) return;
         const unicode::Char c = unicode::decode(token, 0);
         if (c.bytes != token.size()) return;
-        if (c.code < ascii_.size()) ascii_[c.code] = symbol;
+        if (c.code < std::size(ascii_)) ascii_[c.code] = symbol;
         else characters_[c.code] = symbol;
     }
     Symbol character(char32_t code) const {
-        if (code < ascii_.size()) return ascii_[code];
+        if (code < std::size(ascii_)) return ascii_[code];
         const Symbol* symbol = characters_.find(code);
         return symbol ? *symbol : none;
     }
@@ -189,7 +190,7 @@ private:
     Vocabulary              vocab_;
     BpeOptions              options_;
     FlatMap<Merge>          merges_;   // left symbol << 32 | right symbol
-    std::array<Symbol, 128> ascii_{};  // the symbols of characters, those below U+0080 apart
+    Symbol                  ascii_[128];  // the symbols of characters, those below U+0080 apart; nvcc mistakes the type of an std::array
     FlatMap<Symbol>         characters_;
     std::array<Symbol, 256> byte_letters_{};  // byte-level: the symbols of bytes
     std::array<Symbol, 256> byte_tokens_{};   // <0x00> to <0xFF>

@@ -64,9 +64,9 @@ inline std::optional<VitConfig> from_timm_name(std::string_view name) {
 
 /// One tower of a backbone: the key under which Prismatic keeps its pixels, its timm model, and what differs from timm.
 struct TowerSpec {
-    std::string_view key;         // "dino", "siglip", "clip", "in1k"
-    std::string_view timm_model;
-    bool             quick_gelu;  // Prismatic overrides CLIP's activation, except inside dinoclip
+    std::string_view key{};       // "dino", "siglip", "clip", "in1k"
+    std::string_view timm_model{};
+    bool             quick_gelu = false;  // Prismatic overrides CLIP's activation, except inside dinoclip
 };
 
 /// A vision backbone of Prismatic: one or two towers on pictures of one size.

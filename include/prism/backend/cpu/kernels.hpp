@@ -229,6 +229,10 @@ const Kernels& kernels_for(Isa isa) {
 
 #if !defined(PRISM_COMPILED) && !defined(PRISM_COMPILED_KERNELS)  // else the target that is linked has them
 
+#if defined(__CUDACC__)
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675  // "#pragma GCC unroll" is for the host's compiler, to which nvcc hands it on
+#endif
 namespace portable {
 #include "prism/backend/cpu/simd_portable.inl"
 #include "prism/backend/cpu/kernels.inl"
@@ -317,6 +321,9 @@ constexpr Kernels kernels() {
 #pragma GCC pop_options
 #endif
 #endif
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif
 
 // Not inline on purpose: an inline one would be compiled wherever it is called.
 template <int I>
@@ -377,23 +384,34 @@ struct PanelFiller {
         if (t.dtype == Dtype::other) throw LoadError{t.file, t.name, "a readable element type", "another"};
         for (std::size_t j = 0; j < cols; ++j) values[j] = static_cast<float>(read_element(t.dtype, t.data + (row * cols + j) * item_bytes(t.dtype)));
     }
+
+    // KernelTables' own, here because nvcc takes no generic lambda in a template with a default argument. `I` keeps them
+    // from being compiled in sources that leave the tables to another.
+    template <int I>
+    static void fill_any(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
+        with_format(wanted, all_formats{}, [&]<Format F>(F) { fill<F>(t, rows, cols, p, panel); });
+    }
+    template <int I>
+    static void encode_row(const TensorInfo& t, Dtype wanted, std::size_t cols, std::size_t row, std::byte* to) {
+        with_format(wanted, all_formats{}, [&]<Format F>(F) {
+            const std::size_t  stride = blocks_per_row<F>(cols);
+            std::vector<float> values(stride * F::values_per_block);
+            read_row(t, row, cols, values);
+            F::encode(std::span<const float>(values).first(stride * F::values_per_block), std::span(reinterpret_cast<typename F::block*>(to), stride));
+        });
+    }
 };
 
 }  // namespace detail
 
 template <int I>
 void KernelTables<I>::fill_panel(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
-    with_format(wanted, all_formats{}, [&]<Format F>(F) { detail::PanelFiller::fill<F>(t, rows, cols, p, panel); });
+    detail::PanelFiller::fill_any<I>(t, wanted, rows, cols, p, panel);
 }
 
 template <int I>
 void KernelTables<I>::fill_row(const TensorInfo& t, Dtype wanted, std::size_t cols, std::size_t row, std::byte* to) {
-    with_format(wanted, all_formats{}, [&]<Format F>(F) {
-        const std::size_t  stride = blocks_per_row<F>(cols);
-        std::vector<float> values(stride * F::values_per_block);
-        detail::PanelFiller::read_row(t, row, cols, values);
-        F::encode(std::span<const float>(values).first(stride * F::values_per_block), std::span(reinterpret_cast<typename F::block*>(to), stride));
-    });
+    detail::PanelFiller::encode_row<I>(t, wanted, cols, row, to);
 }
 
 #endif

@@ -74,6 +74,10 @@ struct TrainingTables {
 
 #if !defined(PRISM_COMPILED) && !defined(PRISM_COMPILED_KERNELS)  // else the target that is linked has them
 
+#if defined(__CUDACC__)
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675  // as in kernels.hpp
+#endif
 namespace portable {
 #include "prism/backend/cpu/training.inl"
 }  // namespace portable
@@ -115,6 +119,9 @@ namespace amx {
 #else
 #pragma GCC pop_options
 #endif
+#endif
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
 #endif
 
 template <int I>

@@ -256,6 +256,8 @@ TEST_CASE("house/headers: prism.hpp reaches nothing that costs a compiler much a
 }
 
 TEST_CASE("house/headers: each opens with what it is, is included once, prints nothing and leaves no macro behind") {
+    // What kernels are annotated with, in every header of theirs; what Eigen wants to be told before it is included.
+    const std::set<std::string> kept{"PRISM_DEVICE", "PRISM_HOST_DEVICE", "PRISM_UNROLL", "EIGEN_NO_CUDA"};
     for (const auto& header : headers()) {
         CAPTURE(name_of(header));
         const std::string text = read(header), code = code_only(text);
@@ -266,7 +268,8 @@ TEST_CASE("house/headers: each opens with what it is, is included once, prints n
         for (std::sregex_iterator it{code.begin(), code.end(), define}, end; it != end; ++it) {
             const std::string macro = (*it)[1];
             CAPTURE(macro);
-            CHECK(names(code, R"(#[ \t]*undef[ \t]+)" + macro + R"(\b)"));
+            const bool gone = names(code, R"(#[ \t]*undef[ \t]+)" + macro + R"(\b)");
+            CHECK((gone || (kept.contains(macro) && (name_of(header) == "backend/cuda/annotate.hpp" || name_of(header) == "cuda.cuh"))));
         }
     }
 }

@@ -22,6 +22,15 @@ enum class Activation : std::uint8_t {
     silu,        // z sigmoid(z)
 };
 
+/// How products take their rows. Weights are what they are in both, but for those in f32 among many rows.
+enum class Compute : std::uint8_t {
+    exact,  // as in f32 arithmetic: with bf16 weights to 2^-16 of a value at least, with blocks to 2^-16 of the largest of 32
+    fast,   // rounded where the processor is faster then: to bf16 for bf16 weights, to int8 for blocks, or to bf16 if more than
+            // 32 rows come at once and that is faster; so is attention. With tiles f32 weights are rounded along with more than
+            // 32 rows, and so are the products of gradients: training in mixed precision. Bits may depend on which of these a
+            // row takes. On a device: to 16 bits with more than 8 rows; f32 weights stay f32.
+};
+
 constexpr std::string_view to_string(Activation a) {
     constexpr std::array<std::string_view, 5> names{"none", "gelu_erf", "gelu_tanh", "quick_gelu", "silu"};
     return names[static_cast<std::size_t>(a)];
@@ -46,11 +55,12 @@ struct AnyPacked {
     std::size_t      rows = 0, cols = 0, stride = 0;
     const std::byte* panels = nullptr;
     std::size_t      first = 0;
+    bool             partial = false;
 
     AnyPacked() = default;
     template <Format F>
     AnyPacked(const Packed<F, Space>& w)
-        : dtype(F::dtype), data(w.data), rows(w.rows), cols(w.cols), stride(w.stride), panels(w.panels), first(w.first) {}
+        : dtype(F::dtype), data(w.data), rows(w.rows), cols(w.cols), stride(w.stride), panels(w.panels), first(w.first), partial(w.partial) {}
 };
 
 /// One of several products with the same rows: y = x w^T + bias.
@@ -88,7 +98,8 @@ struct AttentionShape {
 struct Placed {
     const void*                 data = nullptr;
     std::shared_ptr<const void> owner{};
-    bool                        panels = false;  // a matrix in panels
+    bool                        panels = false;   // a matrix in panels
+    bool                        partial = false;  // as in Packed
 };
 
 }  // namespace prism

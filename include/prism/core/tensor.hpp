@@ -42,12 +42,14 @@ inline TensorInfo contiguous(const TensorInfo& t) {
     dense.stride.clear();
     const std::size_t item = item_bytes(t.dtype), n = t.elements(), rank = t.shape.size();
     auto              bytes = std::make_shared<std::vector<std::byte>>(n * item);
+    const bool               runs = rank > 0 && t.stride[rank - 1] == 1;  // the last extent lies together
+    const std::size_t        run = runs ? t.shape[rank - 1] : 1;
     std::vector<std::size_t> index(rank, 0);
-    for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t i = 0; i < n; i += run) {
         std::size_t at = 0;
         for (std::size_t d = 0; d < rank; ++d) at += index[d] * t.stride[d];
-        std::memcpy(bytes->data() + i * item, t.data + at * item, item);
-        for (std::size_t d = rank; d-- > 0;) {
+        std::memcpy(bytes->data() + i * item, t.data + at * item, run * item);
+        for (std::size_t d = runs ? rank - 1 : rank; d-- > 0;) {
             if (++index[d] < t.shape[d]) break;
             index[d] = 0;
         }

@@ -55,10 +55,17 @@ void fuse_towers(B& be, Workspace<B>& ws, const Towers& towers, std::span<const 
     if (pixels.size() != towers.size())
         throw ShapeError{"fuse_towers", "pixels", std::to_string(towers.size()) + " towers' pictures", std::to_string(pixels.size())};
     std::size_t column = 0;
-    for (std::size_t i = 0; i < towers.size(); ++i) {
-        towers[i].forward(be, ws, pixels[i], features.cols(column, towers[i].d_model()), keep.at("towers", i));
+    const auto  look = [&](Workspace<B>& scratch, std::size_t i) {
+        const auto own = features.cols(column, towers[i].d_model());
         column += towers[i].d_model();
+        towers[i].forward(be, scratch, pixels[i], own, keep.at("towers", i));
+    };
+    std::size_t done = 0;
+    if constexpr (!K::keeps && requires { be.side_by_side(ws, [](Workspace<B>&) {}, [](Workspace<B>&) {}); }) {
+        for (; done + 2 <= towers.size(); done += 2)  // of the two neither fills a device by itself
+            be.side_by_side(ws, [&](Workspace<B>& one) { look(one, done); }, [&](Workspace<B>& other) { look(other, done + 1); });
     }
+    for (; done < towers.size(); ++done) look(ws, done);
     expect("fuse_towers", "features", {any, column}, features);
 }
 

@@ -73,6 +73,7 @@ std::vector<Answer> ask_batch(B& be, const M& model, const ChatParts& parts, std
                 seen.soft = be.allocate(n_soft * d * sizeof(float));
                 Workspace<B> ws{be, seeing_cost(model, pixels.views()).workspace_bytes};
                 model.see(be, ws, pixels.views(), {seen.soft.template as<float>(), {n_soft, d}});
+                be.wait();  // for the time
                 seen.vision_s = detail::seconds_since(start);
             }
             items[i].soft = {seen.soft.template as<const float>(), {n_soft, d}};

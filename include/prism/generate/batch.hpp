@@ -59,6 +59,7 @@ std::vector<Generated> generate_batch(B& be, const Llm& llm, std::span<const Bat
             if (at + n == sequence.size()) be.copy(x.rows(n - 1, 1), last_rows(items.size()).rows(i, 1));
         }
     }
+    be.wait();  // for the time
     const double prefill_s = detail::seconds_since(start);
     for (auto& r : results) r.prefill_s = prefill_s;
     if (options.max_new_tokens == 0) return results;

@@ -73,11 +73,17 @@ struct Answer {
     double                    image_s = 0, vision_s = 0, prefill_s = 0, decode_s = 0;  // image_s: preparing the picture
 };
 
+/// The tokenizer of a folder's model. Throws LoadError without one.
+template <Backend B>
+const Tokenizer& tokenizer_of(const Pretrained<B>& p) {
+    if (!p.tokenizer) throw LoadError{p.model.config.model_id, "has no tokenizer: its folder needs tokenizer.json, tokenizer.model or vocab.json with merges.txt"};
+    return *p.tokenizer;
+}
+
 /// What a folder says, as parts of a conversation. Throws LoadError without a tokenizer.
 template <Backend B>
 ChatParts chat_parts(const Pretrained<B>& p, std::size_t max_tokens) {
-    if (!p.tokenizer) throw LoadError{p.model.config.model_id, "has no tokenizer: its folder needs tokenizer.json, tokenizer.model or vocab.json with merges.txt"};
-    return {.tokenizer = *p.tokenizer, .prompts = p.prompts(), .transforms = p.model.transforms(), .max_tokens = max_tokens,
+    return {.tokenizer = tokenizer_of(p), .prompts = p.prompts(), .transforms = p.model.transforms(), .max_tokens = max_tokens,
             .llm_max_length = p.model.config.llm_max_length, .image_token = p.image_token};
 }
 
@@ -106,6 +112,7 @@ public:
     void show(const Pixels<B>& pixels) {
         const auto start = std::chrono::steady_clock::now();
         session_.show(pixels.views());
+        be_->wait();  // for the time
         image_s_ = 0, vision_s_ = detail::seconds_since(start);
         restart();
     }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "prism/generate/chat.hpp"
+#include "prism/generate/recorded_action.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -48,7 +49,7 @@ struct Action {
     std::string               prompt;
     std::vector<std::int32_t> input_ids{}, token_ids{};
     std::vector<double>       values{};  // un-normalised
-    double                    vision_s = 0, prefill_s = 0, decode_s = 0;
+    double                    vision_s = 0, prefill_s = 0, decode_s = 0;  // where all is one recording: vision_s prepares the picture, decode_s is the rest
 };
 
 struct PolicyOptions {
@@ -56,54 +57,83 @@ struct PolicyOptions {
     bool        action_rows_only = false;  // score only the rows of the head that are actions: faster, never another token
 };
 
+namespace detail {
+
+/// What acts for a policy: a recording where the backend records, else a conversation.
+template <class B>
+struct Actor {
+    using type = Chat<B, Prismatic<B>>;
+};
+template <RecordingBackend B>
+struct Actor<B> {
+    using type = RecordedAction<B>;
+};
+
+}  // namespace detail
+
 /// Runs OpenVLA step by step. Source: openvla/openvla, extern/hf/modeling_prismatic.py, predict_action.
 template <Backend B>
 class Policy {
 public:
     /// Throws ConfigError for an unknown key. The model has to outlive the policy.
     Policy(B& be, const Pretrained<B>& vla, const std::string& unnorm_key = {}, PolicyOptions options = {})
-        : vla_(&vla), statistics_(action_statistics_for(vla.action_statistics, unnorm_key)), options_(options), chat_(be, vla, options.max_tokens) {}
+        : vla_(&vla), statistics_(action_statistics_for(vla.action_statistics, unnorm_key)), options_(options), tokenizer_(&tokenizer_of(vla)),
+          actor_(make_actor(be)) {}
 
     std::size_t n_dimensions() const { return statistics_.q01.size(); }
 
     /// The action for what the camera sees. The instruction goes lower-cased into the model's question.
     Action act(const Image& image, std::string_view instruction) {
         const auto pieces = openvla_pieces(instruction, vla_->prompt_style.starts_with("vicuna"));  // as the first release has it
-        return act(image, to_string(pieces), chat_.tokenizer().encode(pieces));
+        return act(image, to_string(pieces), tokenizer_->encode(pieces));
     }
     /// The same with the whole prompt given; control tokens that it spells are control tokens.
     Action act_raw(const Image& image, std::string_view prompt) {
-        return act(image, std::string(prompt), chat_.tokenizer().encode(prompt, {.parse_special = true}));
+        return act(image, std::string(prompt), tokenizer_->encode(prompt, {.parse_special = true}));
     }
 
 private:
+    using Actor = typename detail::Actor<B>::type;
+
+    Actor make_actor(B& be) const {
+        if constexpr (RecordingBackend<B>) return Actor(be, vla_->model, options_.max_tokens);
+        else return Actor(be, *vla_, options_.max_tokens);
+    }
+
     /// In training the text went on with a space, which Llama-2 splits off as a token of its own: the lone U+2581.
     static constexpr std::int32_t lone_space = 29871;
 
     Action act(const Image& image, std::string prompt, std::vector<std::int32_t> ids) {
-        if (chat_.tokenizer().token(lone_space) == "\xe2\x96\x81" && (ids.empty() || ids.back() != lone_space)) ids.push_back(lone_space);
-        Action     action{.prompt = std::move(prompt), .input_ids = ids};
-        const auto start = std::chrono::steady_clock::now();
-        chat_.show(image);
-        action.vision_s = detail::seconds_since(start);
+        if (tokenizer_->token(lone_space) == "\xe2\x96\x81" && (ids.empty() || ids.back() != lone_space)) ids.push_back(lone_space);
+        Action          action{.prompt = std::move(prompt), .input_ids = ids};
+        const auto      start = std::chrono::steady_clock::now();
         GenerateOptions generate{.max_new_tokens = n_dimensions()};
         if (options_.action_rows_only) {
             const auto& v = vla_->action_vocabulary;
             generate.n_ids = std::min(v.n_bins, v.size), generate.first_id = v.size - generate.n_ids;
         }
-        Generated out = chat_.session().generate(ids, generate);
-        action.token_ids = std::move(out.ids);
+        actor_.show(image);
+        action.vision_s = detail::seconds_since(start);
+        if constexpr (RecordingBackend<B>) {
+            const ActionRequest request{n_dimensions(), generate.first_id, detail::n_scored(generate, vla_->model.llm.vocab_size())};
+            action.token_ids = actor_.act(ids, request);
+            action.decode_s = detail::seconds_since(start) - action.vision_s;
+        } else {
+            Generated out = actor_.session().generate(ids, generate);
+            action.token_ids = std::move(out.ids);
+            action.prefill_s = out.prefill_s, action.decode_s = out.decode_s;
+        }
         if (action.token_ids.size() != n_dimensions())
             throw ConfigError{"max_tokens", std::to_string(options_.max_tokens), "enough for picture, prompt and " + std::to_string(n_dimensions()) + " action tokens"};
         action.values = unnormalise(action.token_ids, statistics_, vla_->action_vocabulary);
-        action.prefill_s = out.prefill_s, action.decode_s = out.decode_s;
         return action;
     }
 
     const Pretrained<B>*  vla_;
     ActionStatistics      statistics_;
     PolicyOptions         options_;
-    Chat<B, Prismatic<B>> chat_;
+    const Tokenizer*      tokenizer_;
+    Actor                 actor_;
 };
 
 }  // namespace prism

@@ -69,6 +69,10 @@ public:
         return first + draw(logits);
     }
 
+    /// The next random number in [0, 1), for who draws elsewhere. 53 bits of the generator: the standard's own distributions
+    /// differ between libraries.
+    double uniform() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
+
 private:
     std::int32_t draw(std::span<const float> logits) {
         order_.resize(logits.size());
@@ -94,8 +98,7 @@ private:
             while (i < n && kept < static_cast<double>(options_.top_p) * total) kept += weights_[i++];
             n = i, total = kept;
         }
-        // 53 bits of the generator: the standard's own distributions differ between libraries
-        double target = static_cast<double>(random_() >> 11) * 0x1p-53 * total;
+        double target = uniform() * total;
         for (std::size_t i = 0; i + 1 < n; ++i)
             if ((target -= weights_[i]) < 0) return order_[i];
         return order_[n - 1];

@@ -8,6 +8,7 @@
 
 #include "prism/backend/dry/twin.hpp"
 #include "prism/fusion/splice.hpp"
+#include "prism/generate/recorded_step.hpp"
 #include "prism/generate/sampling.hpp"
 #include "prism/nn/attention.hpp"
 
@@ -95,6 +96,19 @@ inline void expect_finite(std::span<const float> scores, const Generated& so_far
     for (float s : scores)
         if (!std::isfinite(s)) throw GenerationError{so_far.ids.size(), so_far.ids};
 }
+
+/// Nothing, where the backend does not record.
+struct NoStep {};
+template <class B>
+struct StepOfBackend {
+    using type = NoStep;
+};
+template <RecordingBackend B>
+struct StepOfBackend<B> {
+    using type = std::optional<RecordedStep<B>>;
+};
+template <class B>
+using StepOf = typename StepOfBackend<B>::type;
 
 }  // namespace detail
 
@@ -185,17 +199,14 @@ public:
         score(options.first_id, scores);
         out.prefill_s = detail::seconds_since(start);
         start = std::chrono::steady_clock::now();
-        for (;;) {
-            detail::expect_finite(scores, out);
-            const std::int32_t id = sampler.next(scores, history, static_cast<std::int32_t>(options.first_id));
+        detail::expect_finite(scores, out);
+        for (std::int32_t id = sampler.next(scores, history, static_cast<std::int32_t>(options.first_id));; id = following(id, options, sampler, history, scores, out)) {
             history.push_back(id);
             if (!detail::take_token(out, id, options, [&](std::int32_t t) { return !options.on_token || options.on_token(t); })) break;
             if (cache_.length() == cache_.capacity()) {
                 out.stop = Stop::context_full;
                 break;
             }
-            append(id);
-            score(options.first_id, scores);
         }
         out.decode_s = detail::seconds_since(start);
         return out;
@@ -292,14 +303,48 @@ private:
         }
     }
 
+    /// Reads a token and chooses the next: recorded where the backend records, the second time that there is such a step.
+    std::int32_t following(std::int32_t id, const GenerateOptions& options, Sampler& sampler, std::span<const std::int32_t> history,
+                           std::vector<float>& scores, const Generated& so_far) {
+        if constexpr (RecordingBackend<B>) {
+            const auto&    s = options.sampling;
+            const StepKind kind{options.first_id, scores.size(), s.temperature, s.top_p, s.top_k};
+            if (s.repetition_penalty == 1 && done_once_ == kind) {
+                if (!step_) step_.emplace(*be_);
+                if (!step_->records(kind))
+                    step_->record(kind, cache_.length(), [&] {
+                        const std::size_t before = cache_.length();
+                        auto              scope = ws_.scope();
+                        advance_by(0);
+                        cache_.truncate(before);  // recorded, not done
+                        return Vec<B, const float>(scored(options.first_id, scores.size()).row(0));
+                    });
+                cache_.reserve(1);
+                const std::int32_t next = step_->next(id, cache_.length(), sampler);
+                cache_.advance(1);
+                read_.push_back(id);
+                if (next < 0) throw GenerationError{so_far.ids.size(), so_far.ids};
+                return next;
+            }
+            done_once_ = kind;
+        }
+        append(id);
+        score(options.first_id, scores);
+        detail::expect_finite(scores, so_far);
+        return sampler.next(scores, history, static_cast<std::int32_t>(options.first_id));
+    }
+
     /// Reads one token more.
     void append(std::int32_t id) {
-        auto   scope = ws_.scope();
+        auto scope = ws_.scope();
+        advance_by(id);
+        read_.push_back(id);
+    }
+    void advance_by(std::int32_t id) {
         Mat<B> x = ws_.mat(1, model_->llm.d_model());
         model_->llm.embed(*be_, {&id, 1}, x);
         const Segment<B> batch[]{{&cache_, 1}};
         model_->llm.forward(*be_, ws_, batch, x);
-        read_.push_back(id);
         keep_last(x);
     }
 
@@ -309,12 +354,16 @@ private:
     }
 
     void score(std::size_t first, std::span<float> scores) {
-        auto        scope = ws_.scope();
-        const In<B> last{last_.template as<const float>(), {1, model_->llm.d_model()}};
-        Mat<B>      logits = ws_.mat(1, scores.size());
-        model_->llm.logits(*be_, last, first, scores.size(), logits);
-        be_->download(logits.row(0), scores);
+        auto scope = ws_.scope();
+        be_->download(scored(first, scores.size()).row(0), scores);
         be_->wait();
+    }
+    /// The scores [1, n] of the token that follows what was read, in scratch of the caller's scope.
+    Mat<B> scored(std::size_t first, std::size_t n) {
+        const In<B> last{last_.template as<const float>(), {1, model_->llm.d_model()}};
+        Mat<B>      logits = ws_.mat(1, n);
+        model_->llm.logits(*be_, last, first, n, logits);
+        return logits;
     }
 
     B*                        be_;
@@ -327,6 +376,8 @@ private:
     Buffer<typename B::space> soft_, last_;
     std::size_t               n_soft_ = 0;
     std::vector<std::int32_t> read_;  // what the cache holds, soft tokens as such
+    detail::StepOf<B>         step_;
+    StepKind                  done_once_;
 };
 
 }  // namespace prism

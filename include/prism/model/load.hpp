@@ -7,6 +7,7 @@
 #include "prism/core/fields.hpp"
 #include "prism/io/checkpoint.hpp"
 #include "prism/io/name_map.hpp"
+#include "prism/model/shard.hpp"
 #include "prism/nn/param.hpp"
 
 #include <algorithm>
@@ -29,15 +30,16 @@ class Ledger {
 public:
     explicit Ledger(Checkpoint file, IgnoredTensors ignored = {}) : file_(std::move(file)), ignored_(std::move(ignored)) {}
 
-    /// The tensor of that name if it has this shape; else null, and the difference is on record.
-    const TensorInfo* match(const std::string& name, const std::vector<std::size_t>& shape) {
+    /// The tensor of that name if it has this shape, or the one that it may have as well; else null, and the difference is
+    /// on record.
+    const TensorInfo* match(const std::string& name, const std::vector<std::size_t>& shape, const std::vector<std::size_t>& or_this) {
         const TensorInfo* tensor = file_.find(name);
         if (!tensor) {
             missing_.push_back({name, to_string(shape)});
             return nullptr;
         }
         used_.insert(tensor->name);
-        if (tensor->shape == shape) return tensor;
+        if (tensor->shape == shape || tensor->shape == or_this) return tensor;
         mismatched_.push_back({name, to_string(shape), to_string(tensor->shape)});
         return nullptr;
     }
@@ -107,7 +109,8 @@ public:
     explicit Loading(B& be, LoadOptions options = {}) : be_(&be), options_(std::move(options)) {}
 
     /// Looks up every parameter of `module`, which has to stay where it is until finish(). `rename` turns the module's
-    /// names into the file's. Parameters that `left_out` names (by the module's names) are not looked up; finish() makes
+    /// names into the file's. On a backend that is one of several (ParallelBackend) a parameter may have its share's shape,
+    /// and takes that of the tensor. Parameters that `left_out` names (by the module's names) are not looked up; finish() makes
     /// them absent.
     template <class M>
     void add(M& module, Checkpoint file, const NameMap& rename = {}, const IgnoredTensors& ignored = {},
@@ -117,10 +120,19 @@ public:
             if (param.shape().empty()) return;
             if (left_out && left_out(path)) {
                 steps_.push_back({&param, nullptr, {}, {}});
-            } else if (const TensorInfo* tensor = ledger.match(rename(path), param.shape())) {
+                return;
+            }
+            const RankOf rank = rank_of(*be_);
+            const Cut    cut = rank.n > 1 ? cut_of(path) : Cut::none;
+            if (const TensorInfo* tensor = ledger.match(rename(path), whole_shape(param.shape(), cut, rank), param.shape())) {
                 const bool  converted = options_.kept && requires { param.rows(); } && !tensor->panels;
                 const Dtype dtype = param.kept_as(converted ? options_.kept(path, tensor->dtype) : tensor->dtype);
-                steps_.push_back({&param, tensor, dtype, [&param, tensor, dtype](B& be) { return param.place(be, *tensor, dtype); }});
+                steps_.push_back({&param, tensor, dtype, [&param, tensor, dtype, cut, rank](B& be) {
+                    if (tensor->shape == param.shape()) return param.place(be, *tensor, dtype);
+                    Placed share = param.place(be, shard_of(*tensor, cut, rank), dtype);
+                    share.partial = cut == Cut::columns;
+                    return share;
+                }});
             }
         });
     }

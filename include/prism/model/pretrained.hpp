@@ -119,6 +119,6 @@ PretrainedTower<B> tower_from_pretrained(B& be, const std::filesystem::path& fol
 
 }  // namespace prism
 
-#if !defined(PRISM_COMPILED)
+#if !defined(PRISM_COMPILED) || defined(__CUDACC__)  // compiled is opening them on the processor
 #include "prism/model/pretrained.inl"
 #endif

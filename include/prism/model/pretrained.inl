@@ -77,6 +77,13 @@ inline void take_vocabulary(LanguageModelConfig& config, const Checkpoint& llm) 
         std::visit([&](auto& c) { c.vocab_size = table->shape[0]; }, config);
 }
 
+/// A model with a rank's share of the decoder.
+template <Backend B>
+PrismaticConfig sharded(const B& be, PrismaticConfig config) {
+    config.llm = shard_config(config.llm, rank_of(be));
+    return config;
+}
+
 /// The folder of one tower below `root`: named by its key, or the only one whose name begins so ("clip-gelu").
 inline std::filesystem::path tower_folder(const std::filesystem::path& root, std::string_view key) {
     if (std::filesystem::is_directory(root / key)) return root / key;
@@ -166,7 +173,7 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
     if (holds_adapters(llm)) llm = adapted_run(be, config, llm, start.below("model.llm_backbone.llm"), llm_dir, tokenizer, options);
     take_vocabulary(c.llm, llm);
 
-    Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{c}, .tokenizer = std::move(tokenizer), .prompt_style = c.llm_backbone_id};
+    Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = std::move(tokenizer), .prompt_style = c.llm_backbone_id};
     Loading<B> loading{be, options.load};
     for (std::size_t i = 0; i < tower_files.size(); ++i) add_tower(loading, p.model.towers[i], tower_files[i]);
     loading.add(p.model.projector, projector);
@@ -248,7 +255,7 @@ Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const Pre
     take_vocabulary(c.llm, llm);
     const std::size_t vocab = std::visit([](const auto& m) { return m.vocab_size; }, c.llm), padding = config.count("pad_to_multiple_of", 64);
 
-    Pretrained<B> p{.layout = Layout::openvla, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
+    Pretrained<B> p{.layout = Layout::openvla, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
     p.action_vocabulary = {.size = vocab > padding ? vocab - padding : vocab, .n_bins = config.count("n_action_bins", 256, 1 << 16)};
     if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
 
@@ -307,7 +314,7 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
     }
     take_vocabulary(c.llm, llm);
 
-    Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{c}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
+    Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
     p.image_token = static_cast<std::int32_t>(config.integer("image_token_index", 0, 1 << 24, 32000));
     Loading<B> loading{be, options.load};
     add_tower(loading, p.model.towers[0], parts.below("vision_tower"));
@@ -336,7 +343,7 @@ template <Backend B>
 Pretrained<B> open_packed(B& be, Layout layout, const std::filesystem::path& file, const PretrainedOptions& options) {
     const PackedModel   packed = open_packed_as(layout, file, options);
     const ConfigReader& c = packed.settings;
-    Pretrained<B> p{.layout = layout, .model = Prismatic<B>{prismatic_settings(c.object("model"))}, .tokenizer = packed_tokenizer_of(packed),
+    Pretrained<B> p{.layout = layout, .model = Prismatic<B>{sharded(be, prismatic_settings(c.object("model")))}, .tokenizer = packed_tokenizer_of(packed),
                     .prompt_style = c.text("prompt_style"), .picture_at = static_cast<std::size_t>(c.integer("picture_at", 0, 1 << 24))};
     if (c.has("image_token")) p.image_token = static_cast<std::int32_t>(c.integer("image_token", 0, 1 << 24));
     p.action_statistics = read_action_statistics(c.object("action_statistics"));
@@ -388,14 +395,14 @@ template <Backend B>
 PretrainedLanguageModel<B> language_model_from_pretrained(B& be, const std::filesystem::path& folder, const PretrainedOptions& options) {
     if (is_packed(folder)) {
         const PackedModel          packed = detail::open_packed_as(Layout::language_model, folder, options);
-        PretrainedLanguageModel<B> p{LanguageModel<B>{language_model_settings(packed.settings)}, detail::packed_tokenizer_of(packed)};
+        PretrainedLanguageModel<B> p{LanguageModel<B>{shard_config(language_model_settings(packed.settings), rank_of(be))}, detail::packed_tokenizer_of(packed)};
         load_language_model(be, p.llm, packed.weights, options.load);
         return p;
     }
     LanguageModelConfig config = language_model_config(ConfigReader::open(folder / "config.json"));
     const Checkpoint    file = Checkpoint::open(folder, options.mode);
     detail::take_vocabulary(config, file);
-    PretrainedLanguageModel<B> p{LanguageModel<B>{config}, detail::open_tokenizer(folder)};
+    PretrainedLanguageModel<B> p{LanguageModel<B>{shard_config(config, rank_of(be))}, detail::open_tokenizer(folder)};
     load_language_model(be, p.llm, file, options.load);
     return p;
 }

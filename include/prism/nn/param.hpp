@@ -133,11 +133,11 @@ private:
             if (this->dtype_ != G::dtype) return false;
             const std::size_t stride = blocks_per_row<G>(cols());
             if (this->placed_.panels) {
-                f(Packed<G, typename B::space>{nullptr, count, cols(), 0, static_cast<const std::byte*>(this->data()), first});
+                f(Packed<G, typename B::space>{nullptr, count, cols(), 0, static_cast<const std::byte*>(this->data()), first, this->placed_.partial});
                 return true;
             }
             const auto* blocks = static_cast<const typename G::block*>(this->data());
-            f(Packed<G, typename B::space>{blocks ? blocks + first * stride : nullptr, count, cols(), stride});
+            f(Packed<G, typename B::space>{blocks ? blocks + first * stride : nullptr, count, cols(), stride, nullptr, 0, this->placed_.partial});
             return true;
         };
         static_cast<void>((call(F{}) || ...));

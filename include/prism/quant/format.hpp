@@ -222,6 +222,7 @@ struct Packed {
     std::size_t              stride = 0;        // blocks between the starts of two rows
     const std::byte*         panels = nullptr;  // panel 0 of the matrix, where it lies in panels; data is null then
     std::size_t              first = 0;         // row of the panels that is row 0 here
+    bool                     partial = false;   // some columns of a matrix: what other ranks make of theirs is to be added
 };
 
 }  // namespace prism

@@ -27,15 +27,6 @@
 
 namespace prism {
 
-/// How products take their rows. Weights are what they are in both, but for those in f32 among many rows.
-enum class Compute : std::uint8_t {
-    exact,  // as in f32 arithmetic: with bf16 weights to 2^-16 of a value at least, with blocks to 2^-16 of the largest of 32
-    fast,   // rounded where the processor is faster then: to bf16 for bf16 weights, to int8 for blocks, or to bf16 if more than
-            // 32 rows come at once and that is faster; so is attention. With tiles f32 weights are rounded along with more than
-            // 32 rows, and so are the products of gradients: training in mixed precision. Bits may depend on which of these a
-            // row takes.
-};
-
 struct CpuOptions {
     std::size_t threads = 0;      // 0: as many as physical cores
     Isa         isa = best_isa();  // a smaller set than the processor has may be asked for

@@ -1,0 +1,208 @@
+// Kernels over the rows of matrices: norms, everything element by element, positions. All numbers are f32.
+#pragma once
+
+#include "prism/backend/cuda/block.hpp"
+#include "prism/backend/cuda/kernels/after.hpp"
+#include "prism/backend/cuda/kernels/words.hpp"
+#include "prism/backend/types.hpp"
+
+namespace prism::cuda {
+
+// ---- element by element ---------------------------------------------------------------------------------------------
+
+/// work(row, column, n) for all elements of a matrix [rows, cols], n = `width` neighbours at a time. The last ones of a
+/// row may be fewer.
+template <int width, class Work>
+struct ForEach {
+    static constexpr int max_threads = 256;
+    Work                 work;
+    std::int32_t         rows, cols;
+
+    static std::int64_t n_blocks(std::int64_t rows, std::int64_t cols) { return ceil_div<std::int64_t>(rows * ceil_div<std::int64_t>(cols, width), max_threads); }
+
+    template <class Block>
+    PRISM_DEVICE void operator()(Block& b) const {
+        const std::int64_t pieces = ceil_div<std::int64_t>(cols, width);
+        b.each_alone([&](int t) {
+            const std::int64_t i = std::int64_t{b.x} * max_threads + t, row = i / pieces;
+            if (row >= rows) return;
+            const auto column = static_cast<std::int32_t>(i % pieces * width);
+            work(row, column, smaller(width, cols - column));
+        });
+    }
+};
+
+/// What ForEach does with n neighbours: a function of their values at (row, column) of up to two matrices, into `y`.
+template <class Value>
+struct Map {
+    Value       value;  // value(row, column, old y) -> new y; the old one is read where Value::reads_y says so
+    Rows<float> y;
+
+    PRISM_DEVICE void operator()(std::int64_t row, std::int32_t column, int n) const {
+        float* const to = y.row(row) + column;
+        if (n == 4 && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
+            Floats<4> f{};
+            if constexpr (Value::reads_y) f = load_floats<4>(to);
+            PRISM_UNROLL
+            for (int i = 0; i < 4; ++i) f.at[i] = value(row, column + i, f.at[i]);
+            store_floats(to, f);
+        } else {
+            for (int i = 0; i < n; ++i) to[i] = value(row, column + i, Value::reads_y ? to[i] : 0.0f);
+        }
+    }
+};
+
+struct Activate {
+    static constexpr bool reads_y = true;
+    Activation act;
+
+    PRISM_DEVICE float operator()(std::int64_t, std::int32_t, float z) const { return activated(act, z); }
+};
+struct SiluMul {
+    static constexpr bool reads_y = false;
+    Rows<const float> gate, up;
+
+    PRISM_DEVICE float operator()(std::int64_t row, std::int32_t column, float) const {
+        return silu(gate.row(row)[column]) * up.row(row)[column];
+    }
+};
+/// y += gamma h, for row i of y with row i mod rows of h; no gamma is one.
+struct AddScaled {
+    static constexpr bool reads_y = true;
+    Rows<const float>     h;
+    const float*          gamma;
+
+    PRISM_DEVICE float operator()(std::int64_t row, std::int32_t column, float y) const {
+        const float x = h.row(row % h.rows)[column];
+        return gamma ? ::fmaf(gamma[column], x, y) : y + x;
+    }
+};
+struct Copy {
+    static constexpr bool reads_y = false;
+    Rows<const float>     x;
+
+    PRISM_DEVICE float operator()(std::int64_t row, std::int32_t column, float) const { return x.row(row)[column]; }
+};
+
+// ---- norms ----------------------------------------------------------------------------------------------------------
+
+/// y = (x - mean) / sqrt(var + eps) weight + bias, or with `rms` y = x / sqrt(mean(x^2) + eps) weight, one block a row. The
+/// variance is taken of x - mean, in a second pass. y may be x.
+struct Norm {
+    static constexpr int         max_threads = 256;
+    static constexpr std::size_t shared_bytes = warp_size * sizeof(float);
+    Rows<const float>            x;
+    const float *                weight, *bias;
+    float                        eps;
+    bool                         rms;
+    Rows<float>                  y;
+
+    template <class Block>
+    PRISM_DEVICE void operator()(Block& b) const {
+        const float* const from = x.row(b.x);
+        float* const       to = y.row(b.x);
+        float* const       scratch = b.template shared<float>(0);
+        const auto         n = static_cast<float>(x.cols);
+        const bool         fours = reinterpret_cast<std::uintptr_t>(from) % 16 == 0;
+        // f(value of x, its column) for the columns of thread t: four neighbours at a time, however they lie, for the sums' sake
+        const auto columns = [&](int t, auto&& f) {
+            for (std::int32_t j = 4 * t; j < x.cols; j += 4 * b.n_threads()) {
+                if (fours && j + 4 <= x.cols) {
+                    const Floats<4> v = load_floats<4>(from + j);
+                    PRISM_UNROLL
+                    for (int i = 0; i < 4; ++i) f(v.at[i], j + i);
+                } else {
+                    for (std::int32_t i = j; i < smaller(j + 4, x.cols); ++i) f(from[i], i);
+                }
+            }
+        };
+        Reg<Block, float> sum(b), mean(b);
+        b.each_alone([&](int t) { mean[t] = 0; });
+        if (!rms) {
+            b.each_alone([&](int t) {
+                float s = 0;
+                columns(t, [&](float v, std::int32_t) { s += v; });
+                mean[t] = s;
+            });
+            block_sum(b, mean, scratch);
+            b.each([&](int t) { mean[t] /= n; });
+        }
+        b.each_alone([&](int t) {
+            const float m = mean[t];
+            float       s = 0;
+            columns(t, [&](float v, std::int32_t) { s = ::fmaf(v - m, v - m, s); });
+            sum[t] = s;
+        });
+        block_sum(b, sum, scratch);
+        b.each_alone([&](int t) {
+            const float m = mean[t], scale = 1.0f / ::sqrtf(sum[t] / n + eps);
+            columns(t, [&](float v, std::int32_t j) {
+                const float z = (v - m) * scale * weight[j];
+                to[j] = bias ? z + bias[j] : z;
+            });
+        });
+    }
+};
+
+// ---- positions ------------------------------------------------------------------------------------------------------
+
+/// cos, sin [n, n_angles] of (first + *shift + i) theta^(-j / n_angles), every step rounded to f32 as PyTorch does.
+struct RopeTableOf {
+    std::int64_t        first;
+    const std::int32_t* shift;
+    float               theta;
+    Rows<float>         cos, sin;
+
+    PRISM_DEVICE void operator()(std::int64_t row, std::int32_t j, int) const {
+        const float exponent = static_cast<float>(2 * j) / static_cast<float>(2 * cos.cols);
+        const float frequency = 1.0f / static_cast<float>(::pow(static_cast<double>(theta), static_cast<double>(exponent)));
+        const float angle = static_cast<float>(first + (shift ? *shift : 0) + row) * frequency;
+        cos.row(row)[j] = static_cast<float>(::cos(static_cast<double>(angle)));
+        sin.row(row)[j] = static_cast<float>(::sin(static_cast<double>(angle)));
+    }
+};
+
+/// Rotates the heads of x in place, in halves. Columns count the pairs of all heads: head h's j-th is column h n_angles + j.
+struct Rotate {
+    Rows<const float> cos, sin;
+    std::int32_t      head_dim;
+    Rows<float>       x;
+
+    PRISM_DEVICE void operator()(std::int64_t row, std::int32_t pair, int) const {
+        const std::int32_t n = cos.cols, j = pair % n;
+        float* const       at = x.row(row) + std::int64_t{pair / n} * head_dim + j;
+        const float        c = cos.row(row)[j], s = sin.row(row)[j], low = at[0], high = at[n];
+        at[0] = low * c - high * s;
+        at[n] = high * c + low * s;
+    }
+};
+
+/// The heads of x as rows of a cache: row i of head h goes to row i + *shift, h `stride` elements further on.
+template <class T>
+struct SplitHeads {
+    Rows<const float>   x;
+    std::int64_t        stride;
+    const std::int32_t* shift;
+    Rows<T>             to;
+
+    PRISM_DEVICE void operator()(std::int64_t row, std::int32_t column, int n) const {
+        T* const at = to.row(row + (shift ? *shift : 0));
+        for (std::int32_t j = column; j < column + n; ++j) store(at + j / to.cols * stride + j % to.cols, x.row(row)[j]);
+    }
+};
+
+/// patches [n G_y G_x, channels P P] of pixels [n, channels, H, W]; strides count elements.
+struct Patchify {
+    const float* pixels;
+    std::int64_t image_stride, channel_stride, row_stride;
+    std::int32_t grid_y, grid_x, patch;
+    Rows<float>  patches;
+
+    PRISM_DEVICE void operator()(std::int64_t row, std::int32_t column, int) const {
+        const std::int64_t image = row / (grid_y * grid_x), gy = row / grid_x % grid_y, gx = row % grid_x;
+        const std::int32_t channel = column / (patch * patch), y = column / patch % patch, x = column % patch;
+        patches.row(row)[column] = pixels[image * image_stride + channel * channel_stride + (gy * patch + y) * row_stride + gx * patch + x];
+    }
+};
+
+}  // namespace prism::cuda

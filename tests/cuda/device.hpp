@@ -1,0 +1,88 @@
+// The device that these tests run on. Compiled by nvcc it is a GPU; compiled by any other compiler, the processor plays
+// one: the same sources, the same launches, the same kernels.
+#pragma once
+
+#if defined(__CUDACC__)
+#include "prism/backend/cuda/cuda.hpp"
+#include "prism/backend/cuda/runtime.cuh"
+#else
+#include "prism/backend/cuda/emulated.hpp"
+#endif
+#include "prism/backend/cuda/emulator.hpp"
+#include "support/arrays.hpp"
+
+#include <cstring>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace prism::test {
+
+#if defined(__CUDACC__)
+using Device = BasicCuda<cuda::Runtime>;  // Cuda, without all that prism/cuda.cuh brings
+inline constexpr bool emulated = false;
+#else
+using Device = EmulatedCuda;
+inline constexpr bool emulated = true;
+#endif
+
+using TestDriver = std::remove_reference_t<decltype(std::declval<Device&>().driver())>;
+
+/// In which order threads take their turns, how many multiprocessors there are, and how threads run, where that can be chosen.
+struct Wishes {
+    cuda::Order   order = cuda::Order::forward;
+    int           n_processors = 4;
+    cuda::Threads threads = cuda::Threads::phases;
+    bool          library = false;
+
+    operator TestDriver::Options() const {
+#if defined(__CUDACC__)
+        return {};
+#else
+        TestDriver::Options o;
+        o.order = order, o.n_processors = n_processors, o.threads = threads, o.library = library;
+        return o;
+#endif
+    }
+};
+
+/// Kernels that an emulated device has launched; a device does not count, and is taken at its word.
+template <class D>
+std::size_t launches_of(D& driver, std::size_t expected) {
+    if constexpr (requires { driver.launches(); }) return driver.launches();
+    else return expected;
+}
+
+/// A matrix on the device, with the rows, the room between them and the poison of an Array.
+class OnDevice {
+public:
+    OnDevice(Device& be, const Array& a) : be_(&be), like_(a), buffer_(be.allocate(a.values().size() * sizeof(float))) {
+        be.driver().to_device(buffer_.data(), a.values().data(), a.values().size() * sizeof(float));
+    }
+
+    Mat<Device>              mat() const { return {buffer_.template as<float>(), {like_.rows(), like_.cols()}, {like_.in().ld(), 1}}; }
+    In<Device>               in() const { return mat(); }
+    Vec<Device, const float> row(std::size_t i = 0) const { return {buffer_.template as<float>() + i * like_.in().ld(), {like_.cols()}}; }
+    /// What is there now, between the rows too.
+    Array back() const {
+        Array a = like_;
+        be_->driver().to_host(a.mat().data(), buffer_.data(), a.values().size() * sizeof(float));
+        return a;
+    }
+
+private:
+    Device*        be_;
+    Array          like_;
+    Buffer<device> buffer_;
+};
+
+/// The values of a matrix of the device, row after row.
+inline std::vector<float> downloaded(Device& be, In<Device> x) {
+    std::vector<float> values(x.size());
+    for (std::size_t i = 0; i < x.rows(); ++i) be.download(x.row(i), std::span(values).subspan(i * x.cols(), x.cols()));
+    be.wait();
+    return values;
+}
+
+}  // namespace prism::test

@@ -1,5 +1,5 @@
 // The commands of the program and what each can be asked. Reading the command line is main.cpp's business; the work of
-// each command stands in a source named after it, and is a thin layer over public calls of the library.
+// each command stands in a file named after it, and is a thin layer over public calls of the library.
 #pragma once
 
 #include "prism/generate/sampling.hpp"
@@ -22,7 +22,7 @@ struct UsageError : std::runtime_error {
 struct Common {
     std::filesystem::path model, vision_dir, llm_dir;
     std::size_t           threads = 0;  // 0: physical cores
-    std::string           backend = "cpu", weights = "as-stored", isa, compute = "exact";
+    std::string           backend = "cpu", weights = "as-stored", isa{}, compute = "exact";
     bool                  quiet = false, json = false;
 };
 
@@ -31,7 +31,7 @@ struct Ask {
     std::vector<std::string>           prompts;
     bool                               raw = false;
     std::size_t                        max_new_tokens = 64;
-    prism::SamplingOptions             sampling;
+    prism::SamplingOptions             sampling{};
 };
 
 struct Chat {
@@ -53,14 +53,14 @@ struct Act {
 };
 
 struct Features {
-    std::filesystem::path image, pixels, out, pca;
+    std::filesystem::path image{}, pixels{}, out{}, pca{};
     std::size_t           image_size = 0;  // 0: as the model has it
 };
 
 struct Logits {
-    std::filesystem::path     image, out;
+    std::filesystem::path     image{}, out{};
     std::string               prompt;
-    std::vector<std::int32_t> ids;  // instead of a prompt
+    std::vector<std::int32_t> ids{};  // instead of a prompt
     bool                      raw = false;
 };
 
@@ -118,5 +118,18 @@ void run(const Common&, const Pack&);
 void run(const Common&, const Train&);
 void run(const Common&, const Bench&);
 void run(const Common&, const Shapes&);
+
+/// The commands that compute on a GPU, in builds with CUDA. Throw DeviceError where there is none.
+namespace on_cuda {
+
+void run(const Common&, const Ask&);
+void run(const Common&, const Chat&);
+void run(const Common&, const Score&);
+void run(const Common&, const Act&);
+void run(const Common&, const Features&);
+void run(const Common&, const Logits&);
+void run(const Common&, const Bench&);
+
+}  // namespace on_cuda
 
 }  // namespace program

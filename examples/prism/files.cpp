@@ -69,4 +69,15 @@ void write_tensor(const Common& common, const std::filesystem::path& path, const
         "standard output", {&tensor, 1});
 }
 
+std::filesystem::path model_folder(const Common& common, Default which) {
+    for (const auto& part : {common.vision_dir, common.llm_dir})
+        if (!part.empty() && !std::filesystem::is_directory(part)) throw prism::LoadError{part.string(), "is no folder"};
+    if (!common.model.empty()) return common.model;
+    const std::filesystem::path model = which == Default::acts ? PRISM_SOURCES "/tests/data/reference/vlm/openvla-hf" : PRISM_SOURCES "/examples/shapes/model.prism";
+    if (!std::filesystem::exists(model)) throw prism::LoadError{model.string(), "is the model of the repository, and is not there; name one with --model"};
+    note(common, which == Default::acts ? "no --model given: using the small policy of the repository, whose weights are random, and so are its actions"
+                                        : "no --model given: using the small model of the repository, which knows pictures of coloured shapes and nothing else");
+    return model;
+}
+
 }  // namespace program

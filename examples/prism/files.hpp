@@ -1,4 +1,4 @@
-// What goes in and out of the program: pictures, JSON and tensors, from files or the standard streams.
+// What goes in and out of the program: pictures, JSON and tensors, from files or the standard streams; and where models lie.
 #pragma once
 
 #include "commands.hpp"
@@ -34,5 +34,11 @@ std::vector<prism::TensorInfo> open_tensors(const std::filesystem::path& path);
 /// Writes one f32 tensor as safetensors; "-" is standard output. Says its shape: with --json as {"shape": ...}.
 void write_tensor(const Common& common, const std::filesystem::path& path, const std::string& name,
                   const std::vector<std::size_t>& shape, std::span<const float> values);
+
+/// Models of the repository that commands use without --model: the one of the shapes world, and a policy with random weights.
+enum class Default { asks, acts };
+
+/// The folder of --model, or the repository's, with a note.
+std::filesystem::path model_folder(const Common& common, Default which = Default::asks);
 
 }  // namespace program

@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <concepts>
 #include <exception>
 #include <functional>
 #include <iostream>
@@ -25,7 +26,26 @@ std::string version() {
     const std::string compiler = "GCC " __VERSION__;
 #endif
     return "prism " + std::string(prism::version) + "\ncompiler: " + compiler +
-           "\ninstruction set: " + std::string(to_string(prism::best_isa())) + "\nbackends: cpu";
+           "\ninstruction set: " + std::string(to_string(prism::best_isa())) + "\nbackends: cpu"
+#ifdef PRISM_WITH_CUDA
+           ", cuda (toolkit " PRISM_WITH_CUDA ")"
+#endif
+        ;
+}
+
+/// Runs a command where --backend says. Commands that compute nothing, and pack, which only converts, run on the processor.
+template <class Args>
+void start(const Common& common, const Args& args) {
+    if (common.backend == "cuda") {
+        if (!common.isa.empty()) throw UsageError{"--isa " + common.isa + ": instruction sets are of --backend cpu"};
+        if constexpr (std::same_as<Args, Train>) throw UsageError{"--backend cuda: training runs on the cpu"};
+#ifdef PRISM_WITH_CUDA
+        if constexpr (requires { on_cuda::run(common, args); }) return on_cuda::run(common, args);
+#else
+        throw prism::Error{"--backend cuda: this build has no CUDA"};
+#endif
+    }
+    run(common, args);
 }
 
 /// One command with the options that all have. `example` is what its help ends with.
@@ -33,18 +53,18 @@ template <class Args>
 CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& work, const char* name, const char* what,
               const std::string& example) {
     CLI::App* c = app.add_subcommand(name, what);
-    c->add_option("--threads", common.threads, "How many threads compute; default: physical cores")->check(CLI::Range(1, 1024));
-    c->add_option("--backend", common.backend, "What computes")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+    c->add_option("--threads", common.threads, "How many threads of the cpu compute; default: physical cores")->check(CLI::Range(1, 1024));
+    c->add_option("--backend", common.backend, "What computes: the processor, or an NVIDIA GPU")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
     c->add_option("--weights", common.weights, "Format that weights are held in")
         ->check(CLI::IsMember({"as-stored", "f32", "bf16", "f16", "q8", "q4", "q4m"}))
         ->capture_default_str();
-    c->add_option("--isa", common.isa, "Instruction set: portable, avx2, avx512, avx512_bf16 or amx; default: the widest there is");
-    c->add_option("--compute", common.compute, "How products take their rows: exact, or fast (rounded to bf16 or int8)")
+    c->add_option("--isa", common.isa, "Instruction set of the cpu: portable, avx2, avx512, avx512_bf16 or amx; default: the widest there is");
+    c->add_option("--compute", common.compute, "How products take their rows: exact, or fast (rounded to 16 bits or int8)")
         ->check(CLI::IsMember({"exact", "fast"}))->capture_default_str();
     c->add_flag("--quiet", common.quiet, "Nothing on standard error but errors");
     c->add_flag("--json", common.json, "JSON, and nothing else, on standard output");
     c->footer("Example:\n  " + example);
-    c->callback([&] { work = [&] { run(common, args); }; });
+    c->callback([&] { work = [&] { start(common, args); }; });
     return c;
 }
 
@@ -177,9 +197,9 @@ int main(int argc, char** argv) {
 
     Bench bench;
     c = add(app, common, bench, work, "bench", "Time parts of models on random weights, beside the limits of this machine",
-            "prism bench --case decode/llama2-7b --weights q4");
-    c->add_option("--case", bench.cases, "vision/<backbone id>, prefill/<language model>, decode/<language model> or matmul/<m>x<k>x<n>; "
-                                         "default: one of each")->take_all();
+            "prism bench --case decode/llama2-7b --weights q4\n  prism bench --case action/openvla-7b --weights bf16 --backend cuda");
+    c->add_option("--case", bench.cases, "vision/<backbone id>, prefill/<language model>, decode/<language model>, action/openvla-7b or matmul/<m>x<k>x<n>; "
+                                         "default: one of each but an action")->take_all();
     c->add_option("--runs", bench.runs, "Timed runs of each case, after one that is not timed")->check(CLI::Range(1, 1000))->capture_default_str();
 
     Shapes shapes;
@@ -206,7 +226,6 @@ int main(int argc, char** argv) {
         return fail(2, std::string(e.what()) + " (see prism --help)");
     }
     try {
-        if (common.backend == "cuda") throw prism::Error{"--backend cuda: this build has no CUDA"};
         work();
         if (!std::cout.flush()) throw prism::Error{"standard output: cannot be written"};
         return 0;

@@ -3,6 +3,7 @@
 #include "models.hpp"
 #include "progress.hpp"
 
+#include "prism/backend/cpu/cpu.hpp"
 #include "prism/model/pack.hpp"
 
 #include <atomic>
@@ -14,9 +15,9 @@ namespace {
 
 using namespace prism;
 
-Packing packing_of(const Model& model) {
-    if (const auto* llm = std::get_if<Language>(&model.parts)) return packing(llm->model.llm, llm->tokenizer);
-    if (const auto* tower = std::get_if<Tower>(&model.parts)) return packing(*tower);
+Packing packing_of(const Model<Cpu>& model) {
+    if (const auto* llm = std::get_if<Language<Cpu>>(&model.parts)) return packing(llm->model.llm, llm->tokenizer);
+    if (const auto* tower = std::get_if<Tower<Cpu>>(&model.parts)) return packing(*tower);
     return packing(model.vlm());
 }
 
@@ -25,8 +26,8 @@ Packing packing_of(const Model& model) {
 void run(const Common& common, const Pack& args) {
     const bool stream = args.out == "-";
     if (stream && common.json) throw UsageError{"--out - and --json both want standard output"};
-    Cpu                        cpu = open_backend(common);
-    const Model                model = open_model(cpu, common);
+    Cpu                        cpu = open_backend<Cpu>(common);
+    const Model<Cpu>           model = open_model(cpu, common);
     const Packing              file = packing_of(model);
     std::atomic<std::uint64_t> written{0};
     {

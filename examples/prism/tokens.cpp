@@ -1,7 +1,7 @@
 // tokenize, detokenize: text to token ids and back.
 #include "files.hpp"
-#include "models.hpp"
 
+#include "prism/model/pretrained.hpp"
 #include "prism/text/tokenizer.hpp"
 
 #include <cstdint>

@@ -60,7 +60,7 @@ void train(const Common& asked, const Train& args) {
         if (common.weights != "as-stored") throw UsageError{"--weights " + common.weights + ": what is trained is f32, and the rest stays as it is stored"};
         return TrainConfig::open(args.config);
     });
-    const auto            cpu_made = ranks.together([&] { return std::unique_ptr<Cpu>{new Cpu{open_backend(common)}}; });
+    const auto            cpu_made = ranks.together([&] { return std::unique_ptr<Cpu>{new Cpu{open_backend<Cpu>(common)}}; });
     Cpu&                  cpu = *cpu_made;
     StageResult           result;
     std::size_t           steps = 0;

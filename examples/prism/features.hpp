@@ -1,4 +1,6 @@
-// features, preprocess: pictures to numbers, and numbers to a picture.
+// features: pictures to numbers, and numbers to a picture, on any backend.
+#pragma once
+
 #include "files.hpp"
 #include "models.hpp"
 #include "progress.hpp"
@@ -17,22 +19,21 @@
 
 namespace program {
 
-namespace {
-
 using namespace prism;
 
 /// The towers of a model, one or several, behind one call.
+template <Backend B>
 struct Eyes {
-    const Vlm*                  vlm = nullptr;
-    const Tower*                tower = nullptr;
+    const Vlm<B>*               vlm = nullptr;
+    const Tower<B>*             tower = nullptr;
     std::vector<std::string>    keys;
     std::vector<ImageTransform> transforms;
     std::vector<std::size_t>    image_sizes;
     std::size_t                 grid = 0, d = 0;
 
-    explicit Eyes(const Model& model) {
-        if (std::holds_alternative<Language>(model.parts)) throw LoadError{model.folder.string(), "is a language model alone and has no vision tower"};
-        if ((tower = std::get_if<Tower>(&model.parts))) {
+    explicit Eyes(const Model<B>& model) {
+        if (std::holds_alternative<Language<B>>(model.parts)) throw LoadError{model.folder.string(), "is a language model alone and has no vision tower"};
+        if ((tower = std::get_if<Tower<B>>(&model.parts))) {
             add("", tower->transform, tower->vit.config);
             return;
         }
@@ -45,8 +46,8 @@ struct Eyes {
     }
 
     /// features [grid grid, d] of one picture, pixels[tower] [1, 3, S, S].
-    template <Backend B, class M>
-    static void run(B& be, Workspace<B>& ws, const M& model, std::span<const PixelView<B>> pixels, Mat<B> out) {
+    template <Backend On, class M>
+    static void run(On& be, Workspace<On>& ws, const M& model, std::span<const PixelView<On>> pixels, Mat<On> out) {
         if constexpr (requires { model.features(be, ws, pixels, out); }) model.features(be, ws, pixels, out);
         else model.forward(be, ws, pixels[0], out);
     }
@@ -59,26 +60,33 @@ struct Eyes {
         });
     }
     Cost cost() const { return vlm ? cost(vlm->model) : cost(tower->vit); }
-    void look(Cpu& cpu, Workspace<Cpu>& ws, std::span<const PixelView<Cpu>> pixels, Mat<Cpu> out) const {
-        if (vlm) run<Cpu>(cpu, ws, vlm->model, pixels, out);
-        else run<Cpu>(cpu, ws, tower->vit, pixels, out);
+    void look(B& be, Workspace<B>& ws, std::span<const PixelView<B>> pixels, Mat<B> out) const {
+        if (vlm) run<B>(be, ws, vlm->model, pixels, out);
+        else run<B>(be, ws, tower->vit, pixels, out);
     }
 };
 
-/// Pictures that are prepared already: pixels[tower][picture].
+/// Pictures that are prepared already, where the backend reads them: pictures[tower][picture].
+template <Backend B>
 struct Prepared {
-    std::vector<std::vector<float>>          values;
-    std::vector<std::vector<PixelView<Cpu>>> pictures;
+    std::vector<Buffer<typename B::space>> values;
+    std::vector<std::vector<PixelView<B>>> pictures;
 
-    void add(const float* data, std::size_t n, std::size_t stride, std::size_t height, std::size_t width) {
+    void upload(B& be, std::span<const float> from) {
+        values.push_back(be.allocate(from.size_bytes()));
+        be.upload(from, {values.back().template as<float>(), {from.size()}});
+    }
+    /// n pictures of a tower, the first at `at` of the values that were uploaded last, each `stride` values after another.
+    void add(std::size_t at, std::size_t n, std::size_t stride, std::size_t height, std::size_t width) {
         auto& views = pictures.emplace_back();
-        for (std::size_t i = 0; i < n; ++i) views.push_back({data + i * stride, {1, 3, height, width}});
+        for (std::size_t i = 0; i < n; ++i) views.push_back({values.back().template as<const float>() + at + i * stride, {1, 3, height, width}});
     }
 };
 
 /// pixel_values [n, 3, S, S] of a tower, [n, 3 n_towers, S, S] of several as OpenVLA stacks them, or one tensor
 /// pixel_values.<tower> for each; a single picture may come without n.
-Prepared open_pixels(const std::filesystem::path& path, const Eyes& eyes) {
+template <Backend B>
+Prepared<B> open_pixels(B& be, const std::filesystem::path& path, const Eyes<B>& eyes) {
     const Checkpoint  file{path.string(), open_tensors(path)};
     const std::size_t n_towers = eyes.keys.size();
     const auto        named = [&](const std::string& key) -> const TensorInfo* {
@@ -89,7 +97,7 @@ Prepared open_pixels(const std::filesystem::path& path, const Eyes& eyes) {
         return nullptr;
     };
     const TensorInfo* stacked = file.find("pixel_values");
-    Prepared          prepared;
+    Prepared<B>       prepared;
     for (std::size_t tower = 0; tower < n_towers; ++tower) {
         const TensorInfo* t = stacked ? stacked : named(eyes.keys[tower]);
         if (!t) throw LoadError{path.string(), "has no tensor 'pixel_values', nor 'pixel_values." + eyes.keys[tower] + "'"};
@@ -99,14 +107,14 @@ Prepared open_pixels(const std::filesystem::path& path, const Eyes& eyes) {
         const std::size_t n = rank == 4 ? t->shape[0] : 1, height = t->shape[rank - 2], width = t->shape[rank - 1];
         if (tower && n != prepared.pictures[0].size())
             throw LoadError{path.string(), t->name, std::to_string(prepared.pictures[0].size()) + " pictures, as for the tower before", std::to_string(n)};
-        if (!stacked || tower == 0) prepared.values.push_back(to_floats(*t));
-        prepared.add(prepared.values.back().data() + (stacked ? 3 * tower * height * width : 0), n, channels * height * width, height, width);
+        if (!stacked || tower == 0) prepared.upload(be, to_floats(*t));
+        prepared.add(stacked ? 3 * tower * height * width : 0, n, channels * height * width, height, width);
     }
     return prepared;
 }
 
 /// The part of a picture that a tower sees, large enough to look at.
-Image seen_part(const Image& image, ImageTransform transform) {
+inline Image seen_part(const Image& image, ImageTransform transform) {
     constexpr std::size_t least = 448;
     if (transform.strategy == Resize::naive && !transform.resize_to) {  // all of it, and its own shape
         const std::size_t longer = std::max(image.height(), image.width()), times = (least + longer - 1) / longer;
@@ -118,37 +126,38 @@ Image seen_part(const Image& image, ImageTransform transform) {
     return transform.square(image);
 }
 
-}  // namespace
-
-void run(const Common& common, const Features& args) {
+template <Backend B>
+void run_on(const Common& common, const Features& args) {
     if (args.image.empty() == args.pixels.empty()) throw UsageError{"features: one of --image and --pixels is needed"};
     if (args.out.empty() && args.pca.empty()) throw UsageError{"features: --out, --pca or both are needed"};
     if (common.model.empty() && args.image_size) throw UsageError{"features: --image-size needs --model, a vision tower alone"};
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
-    Cpu         cpu = open_backend(common);
-    const Model model = open_model(cpu, common, Default::asks, args.image_size);
-    const Eyes  eyes{model};
+    B          be = open_backend<B>(common);
+    const auto model = open_model(be, common, Default::asks, args.image_size);
+    const Eyes eyes{model};
 
-    Pixels<Cpu> made;  // of the picture
-    Prepared    prepared;
+    Pixels<B>   made;  // of the picture
+    Prepared<B> prepared;
     if (image) {
-        made = Pixels<Cpu>{cpu, eyes.transforms, *image};
+        made = Pixels<B>{be, eyes.transforms, *image};
         for (const auto& view : made.views()) prepared.pictures.push_back({view});
     } else {
-        prepared = open_pixels(args.pixels, eyes);
+        prepared = open_pixels(be, args.pixels, eyes);
     }
-    const std::size_t  n = prepared.pictures[0].size(), n_patches = eyes.grid * eyes.grid;
-    std::vector<float> features(n * n_patches * eyes.d);
+    const std::size_t  n = prepared.pictures[0].size(), n_patches = eyes.grid * eyes.grid, n_values = n_patches * eyes.d;
+    std::vector<float> features(n * n_values);
     const Cost         cost = eyes.cost();
     {
-        Workspace<Cpu> ws{cpu, cost.workspace_bytes};
-        const Progress bar{!common.quiet, "looking", static_cast<double>(n) * static_cast<double>(cost.flops), 1e9, "GFLOP",
-                           [&cpu, before = cpu.flops_done()] { return static_cast<double>(cpu.flops_done() - before); }};
+        Workspace<B>   ws{be, cost.workspace_bytes};
+        const auto     seen = be.allocate(n_values * sizeof(float));
+        const Progress bar{!common.quiet, "looking", static_cast<double>(n) * static_cast<double>(cost.flops), 1e9, "GFLOP", operations_of(be)};
         for (std::size_t i = 0; i < n; ++i) {
-            std::vector<PixelView<Cpu>> pixels;
+            std::vector<PixelView<B>> pixels;
             for (const auto& tower : prepared.pictures) pixels.push_back(tower[i]);
-            eyes.look(cpu, ws, pixels, {features.data() + i * n_patches * eyes.d, {n_patches, eyes.d}});
+            eyes.look(be, ws, pixels, {seen.template as<float>(), {n_patches, eyes.d}});
+            be.download(Vec<B, const float>{seen.template as<const float>(), {n_values}}, std::span(features).subspan(i * n_values, n_values));
+            be.wait();
         }
     }
     if (!args.pca.empty()) {
@@ -158,14 +167,6 @@ void run(const Common& common, const Features& args) {
     const std::vector<std::size_t> shape{n, n_patches, eyes.d};
     if (!args.out.empty()) write_tensor(common, args.out, "patch_features", shape, features);
     else if (common.json) print({{"shape", shape}});
-}
-
-void run(const Common& common, const Preprocess& args) {
-    const ImageTransform transform{.stats = statistics_from_name(args.statistics), .strategy = resize_from_name(args.resize), .size = args.size};
-    const Image          image = open_picture(common, args.image);
-    std::vector<float>   pixels(3 * args.size * args.size);
-    transform.apply(image, {pixels.data(), {3, args.size, args.size}});
-    write_tensor(common, args.out, "pixel_values", {3, args.size, args.size}, pixels);
 }
 
 }  // namespace program

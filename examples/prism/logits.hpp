@@ -1,4 +1,6 @@
-// logits: what a model thinks of every token at every position.
+// logits: what a model thinks of every token at every position, on any backend.
+#pragma once
+
 #include "files.hpp"
 #include "models.hpp"
 #include "progress.hpp"
@@ -11,13 +13,12 @@
 
 namespace program {
 
-namespace {
-
 using namespace prism;
 
 /// The ids of the prompt, and before which of them a picture stands.
-std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Model& model, const Logits& args) {
-    const auto* llm = std::get_if<Language>(&model.parts);
+template <Backend B>
+std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Model<B>& model, const Logits& args) {
+    const auto* llm = std::get_if<Language<B>>(&model.parts);
     if (!args.ids.empty()) {
         auto ids = args.ids;
         if (llm) return {std::move(ids), 0};
@@ -38,12 +39,12 @@ std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Model& model,
     return {std::move(ids), at};
 }
 
-template <class M>
-void score(const Common& common, const Logits& args, Cpu& cpu, const Model& opened, const M& model, const Image* image) {
+template <Backend B, class M>
+void score_all(const Common& common, const Logits& args, B& be, const Model<B>& opened, const M& model, const Image* image) {
     const auto [ids, at] = prompt_ids(opened, args);
     std::size_t              n_soft = 0;
     std::vector<ImageTransform> transforms;
-    if constexpr (SeeingModel<M, Cpu>) {
+    if constexpr (SeeingModel<M, B>) {
         if (image) n_soft = model.n_soft_tokens();
         transforms = model.transforms();
     } else if (image) {
@@ -52,30 +53,28 @@ void score(const Common& common, const Logits& args, Cpu& cpu, const Model& open
     expect_room(ids.size(), n_soft, model.llm.max_positions());
     const std::size_t n = ids.size() + n_soft, vocab = model.llm.vocab_size();
 
-    Session<Cpu, M>    session{cpu, model, {.max_tokens = n}};
+    Session<B, M>      session{be, model, {.max_tokens = n}};
     std::vector<float> logits(n * vocab);
     {
-        const Progress bar{!common.quiet, "reading", static_cast<double>(reading_cost(model.llm, n).flops), 1e9, "GFLOP",
-                           [&cpu, before = cpu.flops_done()] { return static_cast<double>(cpu.flops_done() - before); }};
-        if constexpr (SeeingModel<M, Cpu>)
-            if (image) session.show(Pixels<Cpu>{cpu, transforms, *image}.views());
+        const Progress bar{!common.quiet, "reading", static_cast<double>(reading_cost(model.llm, n).flops), 1e9, "GFLOP", operations_of(be)};
+        if constexpr (SeeingModel<M, B>)
+            if (image) session.show(Pixels<B>{be, transforms, *image}.views());
         session.all_logits(
             ids, [&](std::size_t position, std::span<const float> row) { std::ranges::copy(row, &logits[position * vocab]); }, at);
     }
     write_tensor(common, args.out, "logits", {n, vocab}, logits);
 }
 
-}  // namespace
-
-void run(const Common& common, const Logits& args) {
+template <Backend B>
+void run_on(const Common& common, const Logits& args) {
     if (args.prompt.empty() && args.ids.empty()) throw UsageError{"logits: --prompt or --ids is needed"};
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
-    Cpu         cpu = open_backend(common);
-    const Model model = open_model(cpu, common);
+    B            be = open_backend<B>(common);
+    const auto   model = open_model(be, common);
     const Image* picture = image ? &*image : nullptr;
-    if (const auto* llm = std::get_if<Language>(&model.parts)) score(common, args, cpu, model, llm->model, picture);
-    else score(common, args, cpu, model, model.vlm().model, picture);
+    if (const auto* llm = std::get_if<Language<B>>(&model.parts)) score_all(common, args, be, model, llm->model, picture);
+    else score_all(common, args, be, model, model.vlm().model, picture);
 }
 
 }  // namespace program

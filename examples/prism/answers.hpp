@@ -1,4 +1,6 @@
-// ask, chat, score, act: the commands that answer.
+// ask, chat, score, act: the commands that answer, on any backend.
+#pragma once
+
 #include "files.hpp"
 #include "models.hpp"
 #include "progress.hpp"
@@ -11,32 +13,34 @@
 #include <chrono>
 #include <csignal>
 #include <deque>
+#include <functional>
 #include <iostream>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <unistd.h>
 
 namespace program {
 
-namespace {
-
 using namespace prism;
-using Clock = std::chrono::steady_clock;
 
 /// A bar for the work until the first token: encoding pictures and reading prompts, counted in operations.
 class Reading {
 public:
-    Reading(const Common& common, const Cpu& cpu, const Vlm* vlm, const prism::LanguageModel<Cpu>& llm, std::size_t n_pictures, std::size_t n_tokens) {
+    template <Backend B>
+    Reading(const Common& common, const B& be, const std::type_identity_t<Vlm<B>>* vlm, const LanguageModel<B>& llm, std::size_t n_pictures, std::size_t n_tokens) {
         double flops = static_cast<double>(reading_cost(llm, std::max<std::size_t>(1, n_tokens)).flops);
         if (vlm && n_pictures) {
             std::vector<PixelView<Dry>> pixels;
             for (const auto& t : vlm->model.config.towers) pixels.push_back({nullptr, {1, 3, t.vit.image_size, t.vit.image_size}});
             flops += static_cast<double>(n_pictures) * static_cast<double>(seeing_cost(vlm->model, std::span<const PixelView<Dry>>(pixels)).flops);
         }
-        const auto done = [&cpu, before = cpu.flops_done()] { return static_cast<double>(cpu.flops_done() - before); };
-        bar_.emplace(!common.quiet, "reading", flops, 1e9, "GFLOP", done);
+        bar_.emplace(!common.quiet, "reading", flops, 1e9, "GFLOP", operations_of(be));
     }
     void end() { bar_.reset(); }
 
@@ -44,9 +48,7 @@ private:
     std::optional<Progress> bar_;
 };
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-Json to_json(const Answer& a, double load_s, double open_s) {
+inline Json json_of(const Answer& a, double load_s, double open_s) {
     const double n_steps = static_cast<double>(a.output_ids.size()) - 1;  // the first token comes out of reading the prompt
     return {{"prompt", a.prompt},
             {"input_ids", a.input_ids},
@@ -62,22 +64,51 @@ Json to_json(const Answer& a, double load_s, double open_s) {
 }
 
 /// How a model reads. A language model alone has no form of its own for questions: it goes on with the text.
-ChatParts parts_of(const Model& model) {
-    if (const auto* llm = std::get_if<Language>(&model.parts)) {
+template <Backend B>
+ChatParts parts_of(const Model<B>& model) {
+    if (const auto* llm = std::get_if<Language<B>>(&model.parts)) {
         if (!llm->tokenizer) throw LoadError{model.folder.string(), "has no tokenizer, which is needed to read text"};
         return {.tokenizer = *llm->tokenizer, .prompts = PromptBuilder{PromptFormat{}}, .transforms = {}, .max_tokens = llm->model.llm.max_positions()};
     }
-    const Vlm& vlm = model.vlm();
+    const Vlm<B>& vlm = model.vlm();
     return chat_parts(vlm, vlm.model.llm.max_positions());
 }
 
-Prompt prompt_of(const ChatParts& parts, const std::string& text, bool raw) { return raw ? parts.raw(text) : parts.ask(text); }
+inline Prompt prompt_of(const ChatParts& parts, const std::string& text, bool raw) { return raw ? parts.raw(text) : parts.ask(text); }
 
-std::atomic<bool> interrupted{false};
+/// Answers as ask_batch gives them; on_text gets those of a single question as they come, and "" for each token of several.
+/// A backend that records is asked a single question in a conversation: there the steps of an answer are recorded.
+template <Backend B, class M>
+std::vector<Answer> answers_to(B& be, const M& model, ChatParts parts, std::span<const Question> questions, const Ask& args,
+                               const std::function<bool(std::string_view)>& on_text) {
+    const Question& q = questions[0];
+    if constexpr (RecordingBackend<B>) {
+        if (questions.size() == 1 && (SeeingModel<M, B> || !q.picture)) {
+            auto        ids = prompt_of(parts, q.text, q.raw).ids;
+            std::size_t n_soft = 0;
+            if constexpr (SeeingModel<M, B>) n_soft = q.picture ? model.n_soft_tokens() : 0;
+            parts.place_picture(ids, q.picture != nullptr);
+            expect_room(ids.size(), n_soft, parts.max_tokens);
+            parts.max_tokens = std::min(parts.max_tokens, ids.size() + n_soft + args.max_new_tokens);
+            prism::Chat chat{be, model, std::move(parts)};
+            if constexpr (SeeingModel<M, B>)
+                if (q.picture) chat.show(*q.picture);
+            const AskOptions options{.max_new_tokens = args.max_new_tokens, .sampling = args.sampling, .on_text = on_text};
+            return {q.raw ? chat.ask_raw(q.text, options) : chat.ask(q.text, options)};
+        }
+    }
+    TextStream      text = parts.tokenizer.stream();
+    AskBatchOptions options{.max_new_tokens = args.max_new_tokens, .sampling = args.sampling};
+    options.on_token = [&](std::size_t, std::int32_t id) { return on_text(questions.size() == 1 ? text.push(id) : ""); };
+    auto answers = ask_batch(be, model, parts, questions, options);
+    if (questions.size() == 1) on_text(text.finish());
+    return answers;
+}
 
-}  // namespace
+inline std::atomic<bool> interrupted{false};
 
-void run(const Common& common, const Ask& args) {
+template <Backend B>
+void run_on(const Common& common, const Ask& args) {
     const std::size_t n_images = args.images.size(), n_prompts = args.prompts.size(), n = std::max(n_images, n_prompts);
     if (n_images > 1 && n_prompts > 1 && n_images != n_prompts)
         throw UsageError{std::to_string(n_images) + " of --image and " + std::to_string(n_prompts) + " of --prompt: give one of either, or as many"};
@@ -89,13 +120,13 @@ void run(const Common& common, const Ask& args) {
     };
     std::deque<Picture> pictures;
     for (const auto& path : args.images) {
-        const auto start = Clock::now();
+        const auto start = std::chrono::steady_clock::now();
         Image      image = open_picture(common, path);
-        pictures.push_back({std::move(image), seconds_since(start)});
+        pictures.push_back({std::move(image), prism::detail::seconds_since(start)});
     }
-    Cpu         cpu = open_backend(common);
-    const Model model = open_model(cpu, common);
-    const auto* llm = std::get_if<Language>(&model.parts);
+    B           be = open_backend<B>(common);
+    const auto  model = open_model(be, common);
+    const auto* llm = std::get_if<Language<B>>(&model.parts);
     const auto* vlm = llm ? nullptr : &model.vlm();
     const auto  parts = parts_of(model);
 
@@ -109,23 +140,21 @@ void run(const Common& common, const Ask& args) {
     }
 
     const bool              streams = !common.json && n == 1;
-    Reading                 reading{common, cpu, vlm, llm ? llm->model.llm : vlm->model.llm, n_images, n_tokens};
+    Reading                 reading{common, be, vlm, llm ? llm->model.llm : vlm->model.llm, n_images, n_tokens};
     std::optional<Progress> writing;
     std::atomic<std::size_t> n_written{0};
-    TextStream              text = parts.tokenizer.stream();
-    AskBatchOptions         options{.max_new_tokens = args.max_new_tokens, .sampling = args.sampling};
-    options.on_token = [&](std::size_t, std::int32_t id) {
+    const auto               on_text = [&](std::string_view text) {
         reading.end();
-        if (streams) std::cout << text.push(id) << std::flush;
+        if (streams) std::cout << text << std::flush;
         else if (n_written++ == 0)
             writing.emplace(!common.quiet, "answering", static_cast<double>(n * args.max_new_tokens), 1, "tokens", [&] { return static_cast<double>(n_written.load()); });
         return bool(std::cout);
     };
-    const auto answers = vlm ? ask_batch(cpu, vlm->model, parts, questions, options) : ask_batch(cpu, llm->model, parts, questions, options);
+    const auto answers = vlm ? answers_to(be, vlm->model, parts, questions, args, on_text) : answers_to(be, llm->model, parts, questions, args, on_text);
     reading.end(), writing.reset();
 
     if (streams) {
-        std::cout << text.finish() << '\n';
+        std::cout << '\n';
     } else if (!common.json) {
         for (std::size_t i = 0; i < n; ++i) {
             if (n_images > 1) std::cout << args.images[at(i, n_images)].string() << ": ";
@@ -133,24 +162,25 @@ void run(const Common& common, const Ask& args) {
         }
     } else {
         Json all = Json::array();
-        for (std::size_t i = 0; i < n; ++i) all.push_back(to_json(answers[i], model.load_s, n_images ? pictures[at(i, n_images)].open_s : 0));
+        for (std::size_t i = 0; i < n; ++i) all.push_back(json_of(answers[i], model.load_s, n_images ? pictures[at(i, n_images)].open_s : 0));
         print(n == 1 ? all[0] : all);
     }
 }
 
-void run(const Common& common, const Chat& args) {
+template <Backend B>
+void run_on(const Common& common, const Chat& args) {
     if (common.json) throw UsageError{"chat has no --json; use ask"};
     Sampler{args.sampling};
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
-    Cpu         cpu = open_backend(common);
-    const Model model = open_model(cpu, common);
-    const Vlm&  vlm = model.vlm();
+    B           be = open_backend<B>(common);
+    const auto  model = open_model(be, common);
+    const auto& vlm = model.vlm();
     // The cache is taken at once: room for some two thousand tokens of talk, where the model was trained for that many.
     const std::size_t max_tokens = std::min(vlm.model.llm.max_positions(), vlm.model.n_soft_tokens() + 2048);
-    prism::Chat       chat{cpu, vlm, max_tokens};
+    prism::Chat       chat{be, vlm, max_tokens};
     const auto        show = [&](const Image& picture) {
-        Reading reading{common, cpu, &vlm, vlm.model.llm, 1, 1};
+        Reading reading{common, be, &vlm, vlm.model.llm, 1, 1};
         chat.show(picture);
     };
     if (image) show(*image);
@@ -170,7 +200,7 @@ void run(const Common& common, const Chat& args) {
                 show(open_picture(common, argument("/image")));
             } else {
                 interrupted = false;
-                Reading reading{common, cpu, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};
+                Reading reading{common, be, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};
                 chat.ask(line, {.max_new_tokens = args.max_new_tokens, .sampling = args.sampling,
                                 .on_text = [&](std::string_view text) { return reading.end(), bool(std::cout << text << std::flush); },
                                 .cancel = &interrupted});
@@ -183,7 +213,8 @@ void run(const Common& common, const Chat& args) {
     }
 }
 
-void run(const Common& common, const Score& args) {
+template <Backend B>
+void run_on(const Common& common, const Score& args) {
     std::vector<std::string> choices;
     for (std::size_t at = 0; at <= args.choices.size(); at += choices.back().size() + 1) choices.push_back(args.choices.substr(at, args.choices.find(',', at) - at));
     for (const auto& choice : choices)
@@ -191,9 +222,9 @@ void run(const Common& common, const Score& args) {
             throw ConfigError{"choices", "'" + args.choices + "'", "different texts, separated by commas"};
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
-    Cpu         cpu = open_backend(common);
-    const Model model = open_model(cpu, common);
-    const Vlm&  vlm = model.vlm();
+    B           be = open_backend<B>(common);
+    const auto  model = open_model(be, common);
+    const auto& vlm = model.vlm();
     ChatParts   parts = parts_of(model);
 
     const std::size_t n_tokens = prompt_of(parts, args.prompt, args.raw).ids.size(), n_soft = image ? vlm.model.n_soft_tokens() : 0;
@@ -201,8 +232,8 @@ void run(const Common& common, const Score& args) {
     for (const auto& choice : choices) longest = std::max(longest, choice.size());
     expect_room(std::min(n_tokens, parts.llm_max_length), n_soft, parts.max_tokens);
     parts.max_tokens = std::min(parts.max_tokens, n_tokens + n_soft + longest + 1);
-    prism::Chat chat{cpu, vlm.model, parts};
-    Reading     reading{common, cpu, &vlm, vlm.model.llm, image ? 1U : 0U, n_tokens + n_soft};
+    prism::Chat chat{be, vlm.model, parts};
+    Reading     reading{common, be, &vlm, vlm.model.llm, image ? 1U : 0U, n_tokens + n_soft};
     if (image) chat.show(*image);
     const auto probabilities = chat.score(args.prompt, choices, args.raw);
     reading.end();
@@ -215,13 +246,14 @@ void run(const Common& common, const Score& args) {
     if (common.json) print({{"probabilities", result}});
 }
 
-void run(const Common& common, const Act& args) {
+template <Backend B>
+void run_on(const Common& common, const Act& args) {
     const Image image = open_picture(common, args.image);
-    Cpu         cpu = open_backend(common);
-    const Model model = open_model(cpu, common, Default::acts);
-    const Vlm&  vla = model.vlm();
-    Policy      policy{cpu, vla, args.unnorm_key};
-    Reading     reading{common, cpu, &vla, vla.model.llm, 1, vla.model.n_soft_tokens() + policy.n_dimensions()};
+    B           be = open_backend<B>(common);
+    const auto  model = open_model(be, common, Default::acts);
+    const auto& vla = model.vlm();
+    Policy      policy{be, vla, args.unnorm_key};
+    Reading     reading{common, be, &vla, vla.model.llm, 1, vla.model.n_soft_tokens() + policy.n_dimensions()};
     const auto  action = args.raw ? policy.act_raw(image, args.instruction) : policy.act(image, args.instruction);
     reading.end();
     if (common.json) return print({{"prompt", action.prompt}, {"input_ids", action.input_ids}, {"action_token_ids", action.token_ids}, {"action", action.values}});

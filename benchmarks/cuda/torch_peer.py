@@ -1,0 +1,181 @@
+"""PyTorch on the shapes of prism's GPU cases: random weights in bf16, SDPA, torch.compile and CUDA graphs. One JSON line a case.
+
+Only torch is needed: towers and decoders are written out here, as timm and transformers compute them.
+"""
+import json
+import sys
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+DEVICE, DTYPE, RUNS = "cuda", torch.bfloat16, 20
+
+
+class Block(nn.Module):
+    """A pre-norm block of a vision transformer."""
+
+    def __init__(self, d, heads, d_ff):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(d, eps=1e-6), nn.LayerNorm(d, eps=1e-6)
+        self.qkv, self.proj = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.fc1, self.fc2 = nn.Linear(d, d_ff), nn.Linear(d_ff, d)
+
+    def forward(self, x):
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Tower(nn.Module):
+    """Up to the second-to-last block, patch rows only."""
+
+    def __init__(self, size, patch, d, heads, d_ff, blocks, prefix):
+        super().__init__()
+        self.prefix = prefix
+        self.embed = nn.Conv2d(3, d, patch, patch)
+        self.positions = nn.Parameter(torch.zeros(1, prefix + (size // patch) ** 2, d))
+        self.tokens = nn.Parameter(torch.zeros(1, prefix, d))
+        self.blocks = nn.ModuleList(Block(d, heads, d_ff) for _ in range(blocks - 1))
+
+    def forward(self, pixels):
+        x = self.embed(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([self.tokens.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return x[:, self.prefix:]
+
+
+class Towers(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.dino = Tower(size, 14, 1024, 16, 4096, 24, 5)
+        self.siglip = Tower(size, 14, 1152, 16, 4304, 27, 0)
+
+    def forward(self, pixels):
+        return torch.cat([self.dino(pixels), self.siglip(pixels)], -1)
+
+
+class RmsNorm(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d))
+
+    def forward(self, x):
+        y = x.float()
+        return (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype) * self.weight
+
+
+class Layer(nn.Module):
+    def __init__(self, d, heads, d_ff, capacity):
+        super().__init__()
+        self.heads, self.dim = heads, d // heads
+        self.norm1, self.norm2 = RmsNorm(d), RmsNorm(d)
+        self.qkv, self.o = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
+        self.gate_up, self.down = nn.Linear(d, 2 * d_ff, bias=False), nn.Linear(d_ff, d, bias=False)
+        self.register_buffer("keys", torch.zeros(1, heads, capacity, self.dim))
+        self.register_buffer("values", torch.zeros(1, heads, capacity, self.dim))
+
+    def forward(self, x, cos, sin, positions, mask):
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, self.dim).permute(2, 0, 3, 1, 4)
+
+        def turn(z):
+            low, high = z.chunk(2, -1)
+            return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
+
+        q, k = turn(q), turn(k)
+        self.keys.index_copy_(2, positions, k)
+        self.values.index_copy_(2, positions, v)
+        y = F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=mask)
+        x = x + self.o(y.transpose(1, 2).reshape(b, n, d))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up)
+
+
+class Llama(nn.Module):
+    def __init__(self, d=4096, layers=32, heads=32, d_ff=11008, vocab=32064, capacity=640):
+        super().__init__()
+        self.capacity = capacity
+        self.embed = nn.Embedding(vocab, d)
+        self.layers = nn.ModuleList(Layer(d, heads, d_ff, capacity) for _ in range(layers))
+        self.norm, self.head = RmsNorm(d), nn.Linear(d, vocab, bias=False)
+        angles = torch.outer(torch.arange(capacity).float(), 1e4 ** (-torch.arange(0, d // heads, 2).float() / (d // heads)))
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def forward(self, x, positions):
+        mask = torch.arange(self.capacity, device=x.device)[None, :] <= positions[:, None]
+        cos, sin = self.cos[positions], self.sin[positions]
+        for layer in self.layers:
+            x = layer(x, cos, sin, positions, mask)
+        return self.head(self.norm(x[:, -1:]))
+
+
+def made(module):
+    return module.to(DEVICE, DTYPE).eval()
+
+
+def timed(step, graph):
+    """Median and least seconds of a step; as a CUDA graph where it can be one."""
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    if graph:
+        recorded = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recorded):
+            step()
+        step = recorded.replay
+    seconds = []
+    for _ in range(RUNS):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    seconds.sort()
+    return {"min": seconds[0], "median": seconds[len(seconds) // 2]}
+
+
+def report(case, step):
+    result = {"case": case, "torch": torch.__version__, "gpu": torch.cuda.get_device_name()}
+    ways = {"eager": (step, False), "graph": (step, True), "compile": (torch.compile(step, mode="max-autotune-no-cudagraphs"), True)}
+    for way, (run, graph) in ways.items():
+        try:
+            with torch.inference_mode():
+                result[way] = timed(run, graph)
+        except Exception as error:  # a way that does not work here is left out
+            result[way] = {"failed": str(error).splitlines()[0][:120]}
+    print(json.dumps(result), flush=True)
+
+
+def main():
+    torch.backends.cuda.matmul.allow_tf32 = False
+    for size in (224, 384):
+        towers, pixels = made(Towers(size)), torch.randn(1, 3, size, size, device=DEVICE, dtype=DTYPE)
+        report(f"vision/dinosiglip-vit-so-{size}px", lambda: towers(pixels))
+        del towers
+    llm = made(Llama())
+    prompt, one = torch.randn(1, 288, 4096, device=DEVICE, dtype=DTYPE), torch.randn(1, 1, 4096, device=DEVICE, dtype=DTYPE)
+    start, later = torch.arange(288, device=DEVICE), torch.tensor([300], device=DEVICE)
+    report("prefill/llama2-7b", lambda: llm(prompt, start))
+    report("decode/llama2-7b", lambda: llm(one, later))
+    towers, pixels = made(Towers(224)), torch.randn(1, 3, 224, 224, device=DEVICE, dtype=DTYPE)
+    projector = made(nn.Sequential(nn.Linear(2176, 8704), nn.GELU(), nn.Linear(8704, 4096), nn.GELU(), nn.Linear(4096, 4096)))
+    text = torch.randn(1, 24, 4096, device=DEVICE, dtype=DTYPE)
+    prompt_at, steps = torch.arange(280, device=DEVICE), [torch.tensor([280 + i], device=DEVICE) for i in range(6)]
+
+    def action():
+        logits = llm(torch.cat([text[:, :1], projector(towers(pixels)), text[:, 1:]], 1), prompt_at)
+        for position in steps:
+            logits = llm(llm.embed(logits.argmax(-1)), position)
+        return logits.argmax(-1)
+
+    report("action/openvla-7b", action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

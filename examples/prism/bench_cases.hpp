@@ -35,6 +35,11 @@ struct BenchOptions {
     std::size_t context = 300;         // tokens in the cache of a decode step
     std::size_t ids = 24;              // of an action's prompt, its picture not counted
     std::size_t action = 7;            // tokens of an action
+    // Of a device, which is not alone with its host: there are never few runs, and of what is short many in a row; and its
+    // cache would hold a single matrix from one run to the next, where a model has others in between.
+    std::size_t   least_runs = 20;
+    double        least_s = 0.02;
+    std::uint64_t past_caches_bytes = std::uint64_t{512} << 20;
 };
 
 /// Work that one limit bounds: arithmetic for many rows, memory for a single one.
@@ -117,10 +122,9 @@ Times time_runs(B& be, std::size_t runs, std::size_t repeats, Run&& run) {
     return times;
 }
 
-/// A device is not alone with its host: short runs are repeated, and there are never few.
 template <Backend B>
 std::size_t n_runs(const BenchOptions& options) {
-    return RecordingBackend<B> ? std::max<std::size_t>(options.runs, 20) : options.runs;
+    return RecordingBackend<B> ? std::max(options.runs, options.least_runs) : options.runs;
 }
 
 /// Times run(), which does the same `n_same` times; recorded where the backend records, and one by one besides.
@@ -132,7 +136,7 @@ void time_work(B& be, BenchResult& result, const BenchOptions& options, std::siz
         auto recording = be.record(run);
         be.replay(recording);
         const double      once = time_runs(be, 1, 1, [&] { be.replay(recording); }).seconds[0];
-        const std::size_t repeats = std::clamp<std::size_t>(static_cast<std::size_t>(0.02 / once), 1, 100);
+        const std::size_t repeats = std::clamp<std::size_t>(static_cast<std::size_t>(options.least_s / once), 1, 100);
         const Times       times = time_runs(be, n_runs<B>(options), repeats, [&] { be.replay(recording); });
         result.seconds_min = per_run(times.min()), result.seconds_median = per_run(times.median());
         result.one_by_one_s = per_run(time_runs(be, options.runs, repeats, run).median());
@@ -343,10 +347,8 @@ template <Backend B>
 void bench_matmul(B& be, std::string_view sizes, const BenchOptions& options, BenchResult& result) {
     const auto [m, k, n] = matmul_sizes(sizes);
     const std::uint64_t bytes = stored_bytes(options.weights, std::uint64_t{k} * n);
-    // A device's cache would hold a matrix from one run to the next, where a model has others in between.
-    constexpr std::uint64_t past_caches = std::uint64_t{512} << 20;
-    const std::size_t       n_layers = RecordingBackend<B> ? static_cast<std::size_t>(std::clamp<std::uint64_t>(past_caches / bytes, 1, 64)) : 1;
-    std::vector<Linear<B>>  layers;
+    const std::size_t      n_layers = RecordingBackend<B> ? static_cast<std::size_t>(std::clamp<std::uint64_t>(options.past_caches_bytes / bytes, 1, 64)) : 1;
+    std::vector<Linear<B>> layers;
     for (std::size_t i = 0; i < n_layers; ++i) randomise(be, layers.emplace_back(k, n, false), {.seed = i, .matrices = options.weights, .distinct_rows = 64});
     Workspace<B> ws{be, (m + 1) * (k + n + 64) * sizeof(float)};
     Mat<B>       x = ws.mat(m, k), y = ws.mat(m, n);

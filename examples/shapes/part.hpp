@@ -3,6 +3,7 @@
 //     run_part({"build/shapes/dino.state", "supervised tower", 1500}, identity, trainer, [&](std::size_t k) { return trainer.step(...); });
 #pragma once
 
+#include "distilled.hpp"
 #include "supervised.hpp"
 #include "text.hpp"
 #include "world.hpp"
@@ -38,6 +39,11 @@ inline Json settings_of(const World& world) {
 inline Json settings_of(const TowerOptions& options) {
     const auto& [batch, steps, rate, weight_decay, seed] = options;
     return {{"batch", batch}, {"steps", steps}, {"rate", rate}, {"weight_decay", weight_decay}, {"seed", seed}};
+}
+inline Json settings_of(const DistilledOptions& options) {
+    const auto& [batch, steps, rate, weight_decay, seed, d_hidden, d_common, n_prototypes, asked, holes, shift, brightness, student_temperature, teacher_temperature, momentum] = options;
+    return {{"batch", batch}, {"steps", steps}, {"rate", rate}, {"weight_decay", weight_decay}, {"seed", seed}, {"widths", {d_hidden, d_common, n_prototypes}}, {"view", {asked, holes, shift, brightness}},
+            {"temperatures", {student_temperature, teacher_temperature}}, {"momentum", momentum}};
 }
 inline Json settings_of(const TextOptions& options) {
     const auto& [batch, steps, rate, weight_decay, seed] = options;

@@ -2,10 +2,12 @@
 //
 //     train_shapes --folder build/shapes                     // hours on two cores
 //     train_shapes --measure build/shapes/model.prism
+//     train_shapes --distil --folder build/distilled          // no part of it: a tower that teaches itself, in minutes
 //
 // Its parts follow each other: towers, the language, questions about properties with the towers as they are, then all
 // questions with everything in training. A killed run goes on where it was, with the same outcome.
 #include "contrastive_trainer.hpp"
+#include "distilled.hpp"
 #include "measure.hpp"
 #include "model.hpp"
 #include "naming.hpp"
@@ -215,6 +217,22 @@ void train(Cpu& cpu, Options& o) {
     measure(cpu, from_pretrained(cpu, packed), o);
 }
 
+/// A small tower that is told nothing, beside the random numbers that it began with.
+void distil(Cpu& cpu, Options& o) {
+    std::filesystem::create_directories(o.folder);
+    const shapes::DistilledOptions options{.steps = o.steps(3000), .seed = o.seed};
+    const World                    world{.seed = 0};
+    Prismatic<Cpu>                 vlm{shapes::composition({.image_size = 48, .tower_width = 96, .tower_layers = 5, .tower_heads = 3})};
+    shapes::DistilledTrainer       trainer{cpu, vlm.config.towers[0], options};
+    shapes::share_parameters(trainer.teacher(), vlm.towers[0]);
+    std::puts("untrained:");
+    print_probes(cpu, vlm, 0);
+    run_part({o.folder / "distilled.state", "distilled tower", options.steps}, o.recipe.part({{"part", "distilled"}, {"options", settings_of(options)}, {"world", settings_of(world)}}), trainer,
+             [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); }); });
+    std::puts("distilled:");
+    print_probes(cpu, vlm, 0);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -226,9 +244,12 @@ int main(int argc, char** argv) try {
     app.add_option("--threads", o.threads, "How many compute; default: physical cores");
     app.add_option("--pictures", o.pictures, "Held-out pictures to measure on")->capture_default_str();
     app.add_option("--measure", o.measured, "Only measure this packed model");
+    bool distilled = false;
+    app.add_flag("--distil", distilled, "Train a tower that teaches itself, and nothing else");
     CLI11_PARSE(app, argc, argv);
-    Cpu cpu{{.threads = o.threads, .compute = o.measured.empty() ? Compute::fast : Compute::exact}};
-    if (o.measured.empty()) train(cpu, o);
+    Cpu cpu{{.threads = o.threads, .compute = o.measured.empty() && !distilled ? Compute::fast : Compute::exact}};
+    if (distilled) distil(cpu, o);
+    else if (o.measured.empty()) train(cpu, o);
     else measure(cpu, from_pretrained(cpu, o.measured), o);
     return 0;
 } catch (const Error& e) {

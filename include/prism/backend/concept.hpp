@@ -48,4 +48,11 @@ concept Backend = requires(B& be, Mat<B> y, Vec<B> v, In<B> x, Vec<B, const floa
     be.patchify(pixels, std::size_t{}, y);
 };
 
+/// body(begin, end) for [0, n), on all threads where the backend has some.
+template <class B, class Body>
+void in_pieces(B& be, std::size_t n, std::size_t piece, const Body& body) {
+    if constexpr (requires { be.parallel_for(n, piece, body); }) be.parallel_for(n, piece, body);
+    else body(0, n);
+}
+
 }  // namespace prism

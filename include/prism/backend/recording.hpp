@@ -25,4 +25,17 @@ concept RecordingBackend = Backend<B> && requires(B& be, typename B::Recording& 
     be.take_drawn(scores, std::int32_t{}, 1.0f, std::int64_t{}, 1.0f, uniform, at);  // as Sampler draws
 };
 
+/// While it lives, embeddings take their ids from the device, from `ids` on, and with `shift` positions count from *shift on.
+template <RecordingBackend B>
+class FromDevice {
+public:
+    explicit FromDevice(B& be, const std::int32_t* ids, const std::int32_t* shift = nullptr) : be_(&be) { be.ids_from(ids), be.shift_from(shift); }
+    ~FromDevice() { be_->ids_from(nullptr), be_->shift_from(nullptr); }
+    FromDevice(const FromDevice&) = delete;
+    FromDevice& operator=(const FromDevice&) = delete;
+
+private:
+    B* be_;
+};
+
 }  // namespace prism

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace prism {
@@ -42,8 +43,8 @@ inline TensorInfo contiguous(const TensorInfo& t) {
     dense.stride.clear();
     const std::size_t item = item_bytes(t.dtype), n = t.elements(), rank = t.shape.size();
     auto              bytes = std::make_shared<std::vector<std::byte>>(n * item);
-    const bool               runs = rank > 0 && t.stride[rank - 1] == 1;  // the last extent lies together
-    const std::size_t        run = runs ? t.shape[rank - 1] : 1;
+    const bool        runs = rank > 0 && t.stride[rank - 1] == 1;  // the last extent lies together
+    const std::size_t run = runs ? t.shape[rank - 1] : 1;
     std::vector<std::size_t> index(rank, 0);
     for (std::size_t i = 0; i < n; i += run) {
         std::size_t at = 0;
@@ -57,6 +58,14 @@ inline TensorInfo contiguous(const TensorInfo& t) {
     dense.data = bytes->data();
     dense.owner = std::move(bytes);
     return dense;
+}
+
+/// The tensor with other values, dense and f32.
+inline TensorInfo with_values(TensorInfo tensor, std::shared_ptr<std::vector<float>> values) {
+    tensor.dtype = Dtype::f32, tensor.stride.clear(), tensor.mapped = false;
+    tensor.data = reinterpret_cast<const std::byte*>(values->data());
+    tensor.owner = std::move(values);
+    return tensor;
 }
 
 /// All values as f32, row-major. Throws LoadError for a type that has no numbers.

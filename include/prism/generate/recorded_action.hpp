@@ -85,7 +85,7 @@ private:
         auto* const       chosen = chosen_.template as<std::int32_t>();
         cache_.truncate(0);
         model_->see(*be_, *vision_ws_, views_, soft);
-        const ReadsIds    from(*be_, ids_.template as<const std::int32_t>());
+        const FromDevice  from(*be_, ids_.template as<const std::int32_t>());
         const auto        sequence = splice(ids, std::min(request_.picture_at, ids.size()), n_soft);
         for (std::size_t i = 0; i < request_.n_tokens; ++i) {
             const std::size_t n = i == 0 ? sequence.size() : 1;
@@ -104,14 +104,6 @@ private:
             be_->take_likeliest(logits.row(0), static_cast<std::int32_t>(request_.first_id), chosen + i);
         }
     }
-    /// Embeddings take their ids from the device while it lives.
-    struct ReadsIds {
-        B& be;
-        ReadsIds(B& b, const std::int32_t* ids) : be(b) { be.ids_from(ids); }
-        ~ReadsIds() { be.ids_from(nullptr); }
-        ReadsIds(const ReadsIds&) = delete;
-        ReadsIds& operator=(const ReadsIds&) = delete;
-    };
 
     B*                                     be_;
     const Prismatic<B>*                    model_;

@@ -64,14 +64,6 @@ public:
     }
 
 private:
-    /// Ids and positions come from the device while it lives.
-    struct FromDevice {
-        B& be;
-        FromDevice(B& b, const std::int32_t* ids, const std::int32_t* shift) : be(b) { be.ids_from(ids), be.shift_from(shift); }
-        ~FromDevice() { be.ids_from(nullptr), be.shift_from(nullptr); }
-        FromDevice(const FromDevice&) = delete;
-        FromDevice& operator=(const FromDevice&) = delete;
-    };
     std::int32_t* token() const { return integers_.template as<std::int32_t>(); }
     std::int32_t* shift() const { return token() + 1; }
 

@@ -5,6 +5,7 @@
 // Source: TRI-ML/prismatic-vlms, models/backbones/llm/base_llm.py; huggingface/peft, tuners/lora/layer.py.
 #pragma once
 
+#include "prism/backend/concept.hpp"
 #include "prism/io/checkpoint.hpp"
 #include "prism/model/reference_random.hpp"
 #include "prism/text/tokenizer.hpp"
@@ -23,14 +24,6 @@
 namespace prism {
 
 namespace detail {
-
-/// The tensor with other values, dense and f32.
-inline TensorInfo with_values(TensorInfo tensor, std::shared_ptr<std::vector<float>> values) {
-    tensor.dtype = Dtype::f32, tensor.stride.clear(), tensor.mapped = false;
-    tensor.data = reinterpret_cast<const std::byte*>(values->data());
-    tensor.owner = std::move(values);
-    return tensor;
-}
 
 /// A table of words, or its bias, with `n` rows: what is too much is cut off, new rows are N(0, 0.02^2), of a bias 0.
 inline TensorInfo with_rows(const TensorInfo& tensor, std::size_t n, ReferenceRandom& random) {
@@ -102,9 +95,8 @@ Checkpoint with_adapters(B& be, const Checkpoint& base, const Checkpoint& adapte
                     for (std::size_t j = 0; j < d_in; ++j) to[j] += scaled * from[j];
                 }
         };
-        if constexpr (requires { be.parallel_for(d_out, d_out, rows); }) be.parallel_for(d_out, 16, rows);
-        else rows(0, d_out);
-        *w = detail::with_values(*w, std::move(values));
+        in_pieces(be, d_out, 16, rows);
+        *w = with_values(*w, std::move(values));
     }
     return {base.file(), std::move(tensors)};
 }

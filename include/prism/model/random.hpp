@@ -41,13 +41,6 @@ inline float random_normal(std::uint64_t seed, std::uint64_t i) {
     return (sum - 131070.0f) * (1.7320508f / 65536.0f);
 }
 
-/// body(begin, end) for [0, n), on all threads where the backend has some.
-template <class B, class Body>
-void in_pieces(B& be, std::size_t n, std::size_t piece, const Body& body) {
-    if constexpr (requires { be.parallel_for(n, piece, body); }) be.parallel_for(n, piece, body);
-    else body(0, n);
-}
-
 }  // namespace detail
 
 /// Gives every parameter values that depend on the seed and its name alone: matrices N(0, spread), other weights about 1,
@@ -81,8 +74,8 @@ void randomise(B& be, M& module, const RandomWeights& options = {}) {
                 }
             };
             const std::size_t piece = std::max<std::size_t>(1, 65536 / cols);
-            detail::in_pieces(be, distinct, piece, fill);
-            detail::in_pieces(be, rows, piece, copies);
+            in_pieces(be, distinct, piece, fill);
+            in_pieces(be, rows, piece, copies);
         });
         TensorInfo tensor{path, dtype, param.shape(), {}, bytes->data(), nullptr, "random weights"};
         tensor.owner = std::move(bytes);

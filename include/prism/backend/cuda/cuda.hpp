@@ -246,10 +246,10 @@ private:
     static bool partial(const cuda::ProductJob& job) { return job.w.partial || job.up.partial; }
     /// A product of columns that ranks share: first its sums over all ranks, then what follows.
     void add_up(cuda::Rows<const float> x, const cuda::ProductJob& job) {
-        const std::size_t                                  size = static_cast<std::size_t>(x.rows) * job.w.rows;
-        auto* const                                        memory = reinterpret_cast<float*>(grown(sums_, 2 * size * sizeof(float)));
-        std::array<cuda::Rows<const float>, 2>             z{};
-        const std::array<const AnyPacked<device>*, 2>      weights{&job.w, &job.up};
+        const std::size_t                             size = static_cast<std::size_t>(x.rows) * job.w.rows;
+        auto* const                                   memory = reinterpret_cast<float*>(grown(sums_, 2 * size * sizeof(float)));
+        std::array<cuda::Rows<const float>, 2>        z{};
+        const std::array<const AnyPacked<device>*, 2> weights{&job.w, &job.up};
         for (std::size_t i = 0; i < 2; ++i) {
             if (weights[i]->rows == 0) continue;
             const cuda::Rows<float> to{memory + i * size, x.rows, job.y.cols, job.y.cols};
@@ -264,12 +264,7 @@ private:
     /// t with dense rows, in a type that the device converts.
     static TensorInfo readable(const TensorInfo& t, Dtype wanted) {
         if (t.dtype == wanted || t.dtype == Dtype::f32 || t.dtype == Dtype::f16 || t.dtype == Dtype::bf16) return contiguous(t);
-        auto       values = std::make_shared<std::vector<float>>(to_floats(t));
-        TensorInfo dense = t;
-        dense.stride.clear();
-        dense.dtype = Dtype::f32, dense.mapped = false, dense.data = reinterpret_cast<const std::byte*>(values->data());
-        dense.owner = std::move(values);
-        return dense;
+        return with_values(t, std::make_shared<std::vector<float>>(to_floats(t)));
     }
     /// work(where they are on the device, first, how many) for n items of so many bytes, a piece at a time.
     template <class Work>
@@ -308,14 +303,14 @@ private:
         return kept.back().template as<std::byte>();
     }
 
-    Compute                     compute_;
-    D                           driver_;
-    cuda::Products<D>           products_;
-    OfBranches                  scratch_, attention_, sums_;  // of each branch of a fork
-    std::unique_ptr<Workspace<BasicCuda>>      beside_;
-    const std::int32_t*         ids_ = nullptr;
-    const std::int32_t*         shift_ = nullptr;
-    std::atomic<std::uint64_t>  flops_{0};
+    Compute                               compute_;
+    D                                     driver_;
+    cuda::Products<D>                     products_;
+    OfBranches                            scratch_, attention_, sums_;  // of each branch of a fork
+    std::unique_ptr<Workspace<BasicCuda>> beside_;
+    const std::int32_t*                   ids_ = nullptr;
+    const std::int32_t*                   shift_ = nullptr;
+    std::atomic<std::uint64_t>            flops_{0};
 };
 
 }  // namespace prism

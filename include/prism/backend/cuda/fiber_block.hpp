@@ -111,11 +111,11 @@ public:
 
     /// What the threads of a block share.
     struct Shared {
-        std::span<std::byte>                     memory;
-        bool                                     late = false;  // copies happen when they are waited for
-        std::vector<std::array<std::byte, 64>>   slots{};       // what a thread shows to its warp
-        std::uint32_t                            ticket = 0;
-        int                                      n_threads = 0;
+        std::span<std::byte>                   memory;
+        bool                                   late = false;  // copies happen when they are waited for
+        std::vector<std::array<std::byte, 64>> slots{};       // what a thread shows to its warp
+        std::uint32_t                          ticket = 0;
+        int                                    n_threads = 0;
     };
 
     FiberBlock(int block_x, int block_y, int block_z, int blocks_x, Fibers& fibers, Shared& shared)
@@ -244,18 +244,13 @@ private:
         const void* const mine = from(me());
         show(0, static_cast<const void*>(&mine), sizeof mine);
         fibers_->wait_for_warp();
-        const int            lane = me() % warp_size, major = lane / 4, minor = lane % 4 * 2;
         std::uint32_t* const registers = to(me());
-        for (int i = 0; i < 4; ++i) {
-            const auto at = [&](int row, int column) -> std::uint32_t {
-                const std::byte* address;
-                std::uint16_t    v;
+        for (int i = 0; i < 4; ++i)
+            registers[i] = matrix_register(me() % warp_size, transposed, [&](int row) {
+                const void* address;
                 std::memcpy(static_cast<void*>(&address), slot(warp_of(me()) + 8 * i + row), sizeof address);
-                std::memcpy(&v, address + 2 * column, 2);
-                return v;
-            };
-            registers[i] = transposed ? at(minor, major) | at(minor + 1, major) << 16 : at(major, minor) | at(major, minor + 1) << 16;
-        }
+                return address;
+            });
         fibers_->wait_for_warp();
     }
 
@@ -267,15 +262,14 @@ private:
 /// Runs a kernel over a grid with threads that go their own ways. Shared memory is poisoned before each block.
 template <class Kernel>
 void run_as_fibers(const Kernel& kernel, std::array<int, 3> grid, int threads, std::size_t shared_bytes, Order order, bool late_copies) {
-    const std::vector<int>              thread_turns = turns(order, threads), block_turns = turns(order, grid[0] * grid[1] * grid[2]);
-    std::vector<std::array<std::byte, 16>> memory(shared_bytes / 16 + 1);
-    auto* const                         aligned = reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(memory.data()) + 15) / 16 * 16);
-    FiberBlock::Shared                  shared{.memory = {aligned, shared_bytes}, .late = late_copies};
+    const std::vector<int> thread_turns = turns(order, threads), block_turns = turns(order, grid[0] * grid[1] * grid[2]);
+    SharedMemory           memory(shared_bytes);
+    FiberBlock::Shared     shared{.memory = memory.span(), .late = late_copies};
     shared.slots.resize(static_cast<std::size_t>(threads));
     shared.n_threads = threads;
     Fibers fibers(threads);
     for (int i : block_turns) {
-        if (shared_bytes) std::memset(aligned, 0xff, shared_bytes);
+        memory.poison();
         fibers.run(thread_turns, [&](int) {
             FiberBlock b(i % grid[0], i / grid[0] % grid[1], i / (grid[0] * grid[1]), grid[0], fibers, shared);
             kernel(b);

@@ -32,6 +32,37 @@ inline std::vector<int> turns(Order order, int n) {
     return t;
 }
 
+/// A block's shared memory, aligned to 16 bytes. Poisoned, its bits are ones.
+class SharedMemory {
+public:
+    explicit SharedMemory(std::size_t bytes) : pieces_((bytes + 15) / 16), bytes_(bytes) {}
+
+    std::span<std::byte> span() { return {reinterpret_cast<std::byte*>(pieces_.data()), bytes_}; }
+    void                 poison() {
+        if (!pieces_.empty()) std::memset(static_cast<void*>(pieces_.data()), 0xff, pieces_.size() * sizeof(Piece));
+    }
+
+private:
+    struct alignas(16) Piece {
+        std::byte bytes[16];
+    };
+    std::vector<Piece> pieces_;
+    std::size_t        bytes_;
+};
+
+/// What ldmatrix gives a lane of a matrix of 8 x 8 values of 16 bits, whose row j lies at row(j): two neighbours of row
+/// lane / 4; transposed: two of column lane / 4.
+template <class Row>
+std::uint32_t matrix_register(int lane, bool transposed, Row&& row) {
+    const auto at = [&](int i, int column) -> std::uint32_t {
+        std::uint16_t v;
+        std::memcpy(&v, static_cast<const std::byte*>(row(i)) + 2 * column, 2);
+        return v;
+    };
+    const int major = lane / 4, minor = lane % 4 * 2;
+    return transposed ? at(minor, major) | at(minor + 1, major) << 16 : at(major, minor) | at(major, minor + 1) << 16;
+}
+
 class HostBlock {
 public:
     /// A variable of each thread; its bits are ones until it is written, which is NaN.
@@ -90,8 +121,7 @@ public:
         mma(d, a, b, [](std::uint32_t bits) { return from_f16(bits); });
     }
 
-    /// Four matrices of 8 x 8 values of 16 bits; lane 8 i + j names row j of matrix i. A lane gets of each matrix two
-    /// neighbours of row lane / 4; transposed: two of column lane / 4.
+    /// Four matrices; lane 8 i + j names row j of matrix i.
     template <class To, class From>
     void load_matrix_4(To&& to, From&& from) {
         load_matrix(to, from, false);
@@ -144,15 +174,8 @@ private:
         for (int warp = 0; warp < n_threads(); warp += warp_size)
             for (int lane = 0; lane < warp_size; ++lane) {
                 std::uint32_t* const registers = to(warp + lane);
-                for (int i = 0; i < 4; ++i) {
-                    const auto at = [&](int row, int column) -> std::uint32_t {
-                        std::uint16_t v;
-                        std::memcpy(&v, static_cast<const std::byte*>(from(warp + 8 * i + row)) + 2 * column, 2);
-                        return v;
-                    };
-                    const int major = lane / 4, minor = lane % 4 * 2;
-                    registers[i] = transposed ? at(minor, major) | at(minor + 1, major) << 16 : at(major, minor) | at(major, minor + 1) << 16;
-                }
+                for (int i = 0; i < 4; ++i)
+                    registers[i] = matrix_register(lane, transposed, [&](int row) -> const void* { return from(warp + 8 * i + row); });
             }
     }
 
@@ -164,13 +187,10 @@ private:
 template <class Kernel>
 void run_on_host(const Kernel& kernel, std::array<int, 3> grid, int threads, std::size_t shared_bytes, Order order = Order::forward) {
     const std::vector<int> thread_turns = turns(order, threads), block_turns = turns(order, grid[0] * grid[1] * grid[2]);
-    struct alignas(16) Piece {
-        std::byte bytes[16];
-    };
-    std::vector<Piece> memory((shared_bytes + 15) / 16);
+    SharedMemory           memory(shared_bytes);
     for (int i : block_turns) {
-        if (!memory.empty()) std::memset(static_cast<void*>(memory.data()), 0xff, memory.size() * sizeof(Piece));
-        HostBlock b(i % grid[0], i / grid[0] % grid[1], i / (grid[0] * grid[1]), grid[0], {reinterpret_cast<std::byte*>(memory.data()), shared_bytes}, thread_turns);
+        memory.poison();
+        HostBlock b(i % grid[0], i / grid[0] % grid[1], i / (grid[0] * grid[1]), grid[0], memory.span(), thread_turns);
         kernel(b);
     }
 }

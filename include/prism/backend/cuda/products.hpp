@@ -197,7 +197,7 @@ private:
             const ProductJob&  job = jobs[i];
             const bool         gated = job.up.rows != 0;
             const std::int32_t splits = K::splits_for(job.y.cols, gated, x.cols, driver.n_processors());
-            kernel.jobs[i] = {rows_of<F>(job.w), rows_of<F>(job.up), job.y.data, job.y.ld, after_of(job), job.y.cols, splits, blocks};
+            kernel.jobs[i] = {{rows_of<F>(job.w), rows_of<F>(job.up), job.y.data, job.y.ld, after_of(job), job.y.cols, blocks}, splits};
             blocks += K::blocks_for(job.y.cols, gated, splits);
         }
         driver.launch({blocks * kernel.row_blocks, 1, 1}, K::max_threads, K::shared_bytes(kernel.stretch), kernel);

@@ -36,4 +36,15 @@ struct After {
     PRISM_DEVICE void write_gated(float z, float up, std::int64_t column, float* y) const { write(silu(z) * up, column, y); }
 };
 
+/// One of several products of a launch with the same x: n outputs. `up`: y = silu(x w^T) (x up^T).
+struct KernelJob {
+    const std::byte* w = nullptr;
+    const std::byte* up = nullptr;
+    float*           y = nullptr;
+    std::int64_t     ldy = 0;
+    After            after{};
+    std::int32_t     n = 0;
+    std::int32_t     first_block = 0;  // of the launch
+};
+
 }  // namespace prism::cuda

@@ -17,16 +17,8 @@
 
 namespace prism::cuda {
 
-/// One of several products with the same x: n outputs. `up`: y = silu(x w^T) (x up^T).
-struct GemvJob {
-    const std::byte* w = nullptr;
-    const std::byte* up = nullptr;
-    float*           y = nullptr;
-    std::int64_t     ldy = 0;
-    After            after{};
-    std::int32_t     n = 0;
-    std::int32_t     splits = 1;       // warps that share rows
-    std::int32_t     first_block = 0;  // of the launch
+struct GemvJob : KernelJob {
+    std::int32_t splits = 1;  // warps that share rows
 };
 
 /// Values 4 c ... 4 c + 3 of a piece as numbers, without the scale of their group: q, or q - 8 for four bits.

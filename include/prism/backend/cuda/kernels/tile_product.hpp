@@ -114,17 +114,6 @@ struct Finish {
     }
 };
 
-/// One of several products with the same x: n outputs. `up`: y = silu(x w^T) (x up^T).
-struct TileJob {
-    const std::byte* w = nullptr;
-    const std::byte* up = nullptr;
-    float*           y = nullptr;
-    std::int64_t     ldy = 0;
-    After            after{};
-    std::int32_t     n = 0;
-    std::int32_t     first_block = 0;  // of the launch
-};
-
 /// Numbers of 16 bits in pairs, a - b: exact for the whole numbers that blocks hold.
 PRISM_HOST_DEVICE inline std::uint32_t minus_bf16(std::uint32_t a, std::uint32_t b) {
 #if defined(__CUDA_ARCH__)
@@ -168,7 +157,7 @@ struct TileProduct {
     const float*       sums = nullptr;    // with minima: [groups][ld_sums]
     std::int64_t       ld_sums = 0;
     std::int32_t       m = 0, cols = 0, n_jobs = 0;
-    TileJob            jobs[max_jobs];
+    KernelJob          jobs[max_jobs];
 
     std::int32_t        tiles_down() const { return ceil_div<std::int32_t>(m, bm); }
     static std::int32_t tiles_across(std::int64_t n, bool gated) { return static_cast<std::int32_t>(ceil_div<std::int64_t>(n, gated ? bn / 2 : bn)); }
@@ -190,7 +179,7 @@ struct TileProduct {
         const std::int32_t down = ceil_div<std::int32_t>(m, bm), across = b.x / down;  // tiles with the same weights side by side
         int                which = 0;
         while (which + 1 < n_jobs && jobs[which + 1].first_block <= across) ++which;
-        const TileJob&     job = jobs[which];
+        const KernelJob&   job = jobs[which];
         const bool         gated = job.up != nullptr;
         const std::int32_t m0 = b.x % down * bm, n0 = (across - job.first_block) * (gated ? bn / 2 : bn);
         const std::int32_t n_steps = ceil_div<std::int32_t>(cols, step);
@@ -396,7 +385,7 @@ struct FmaTileProduct {
     static constexpr std::size_t shared_bytes = 2 * step * ld * sizeof(float);
     Rows<const float>            x;
     std::int32_t                 n_jobs = 0;
-    TileJob                      jobs[max_jobs];
+    KernelJob                    jobs[max_jobs];
 
     static std::int32_t tiles_across(std::int64_t n, bool gated) { return static_cast<std::int32_t>(ceil_div<std::int64_t>(n, gated ? tile / 2 : tile)); }
 
@@ -413,7 +402,7 @@ struct FmaTileProduct {
         const std::int32_t down = ceil_div<std::int32_t>(x.rows, tile), across = b.x / down;
         int                which = 0;
         while (which + 1 < n_jobs && jobs[which + 1].first_block <= across) ++which;
-        const TileJob&     job = jobs[which];
+        const KernelJob&   job = jobs[which];
         const bool         gated = job.up != nullptr;
         const std::int32_t m0 = b.x % down * tile, n0 = (across - job.first_block) * (gated ? tile / 2 : tile);
         const std::int64_t row_bytes = WeightRow<f32>::bytes(x.cols);

@@ -19,7 +19,46 @@
 
 #include <ucontext.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#define PRISM_TELLS_OF_STACKS 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define PRISM_TELLS_OF_STACKS 1
+#endif
+#endif
+#ifdef PRISM_TELLS_OF_STACKS
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace prism::cuda {
+
+/// Something that runs on a stack of its own. AddressSanitizer is told whenever another stack is in use.
+struct Coroutine {
+    ucontext_t  context{};
+    void*       fake_stack = nullptr;  // the sanitizer's
+    const void* bottom = nullptr;
+    std::size_t bytes = 0;
+
+    /// Stops here and goes on in `to`, until somebody comes back.
+    void switch_to(Coroutine& to) {
+        leave(&fake_stack, to);
+        ::swapcontext(&context, &to.context);
+        arrive(fake_stack);
+    }
+    /// Ends here; `to` is what the context continues with.
+    static void end_in(const Coroutine& to) { leave(nullptr, to); }
+    /// The first thing of a new one: where whoever began it has its stack.
+    static void begin(Coroutine& from) { arrive(nullptr, &from); }
+
+private:
+#ifdef PRISM_TELLS_OF_STACKS
+    static void leave(void** fake, const Coroutine& to) { __sanitizer_start_switch_fiber(fake, to.bottom, to.bytes); }
+    static void arrive(void* fake, Coroutine* from = nullptr) { __sanitizer_finish_switch_fiber(fake, from ? &from->bottom : nullptr, from ? &from->bytes : nullptr); }
+#else
+    static void leave(void**, const Coroutine&) {}
+    static void arrive(void*, Coroutine* = nullptr) {}
+#endif
+};
 
 /// The threads of a block, one after another on the processor.
 class Fibers {
@@ -33,17 +72,18 @@ public:
             Fiber& f = fibers_[static_cast<std::size_t>(t)];
             if (!f.stack) f.stack = std::make_unique<std::byte[]>(stack_bytes);
             f.state = State::ready;
-            ::getcontext(&f.context);
-            f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = stack_bytes, f.context.uc_link = &main_;
+            ucontext_t& context = f.self.context;
+            ::getcontext(&context);
+            f.self.bottom = context.uc_stack.ss_sp = f.stack.get(), f.self.bytes = context.uc_stack.ss_size = stack_bytes, context.uc_link = &main_.context;
             const auto self = reinterpret_cast<std::uintptr_t>(this);
-            ::makecontext(&f.context, reinterpret_cast<void (*)()>(&Fibers::enter), 2, static_cast<unsigned>(self >> 32), static_cast<unsigned>(self));
+            ::makecontext(&context, reinterpret_cast<void (*)()>(&Fibers::enter), 2, static_cast<unsigned>(self >> 32), static_cast<unsigned>(self));
         }
         for (bool any = true; any;) {
             any = false;
             for (int t : turns) {
                 if (fibers_[static_cast<std::size_t>(t)].state != State::ready) continue;
                 any = true, current_ = t;
-                ::swapcontext(&main_, &fibers_[static_cast<std::size_t>(t)].context);
+                main_.switch_to(fibers_[static_cast<std::size_t>(t)].self);
             }
             any = release() || any;
         }
@@ -57,7 +97,7 @@ public:
 private:
     enum class State : std::uint8_t { ready, at_block, at_warp, done };
     struct Fiber {
-        ucontext_t                   context{};
+        Coroutine                    self{};
         std::unique_ptr<std::byte[]> stack{};
         State                        state = State::done;
     };
@@ -65,13 +105,15 @@ private:
 
     static void enter(unsigned high, unsigned low) {
         auto* const self = reinterpret_cast<Fibers*>(std::uintptr_t{high} << 32 | low);
+        Coroutine::begin(self->main_);
         (*self->body_)(self->current_);
         self->fibers_[static_cast<std::size_t>(self->current_)].state = State::done;
+        Coroutine::end_in(self->main_);
     }
     void wait(State at) {
         Fiber& f = fibers_[static_cast<std::size_t>(current_)];
         f.state = at;
-        ::swapcontext(&f.context, &main_);
+        f.self.switch_to(main_);
     }
     /// Lets go whoever waits for nobody any more; a thread that is done is waited for no longer.
     bool release() {
@@ -91,7 +133,7 @@ private:
 
     std::vector<Fiber>              fibers_;
     const std::function<void(int)>* body_ = nullptr;
-    ucontext_t                      main_{};
+    Coroutine                       main_{};
     int                             current_ = 0;
 };
 

@@ -113,33 +113,62 @@ struct TakeDrawn {
                     *found = c;
                 });
             }
-            // Among equal scores the lowest ids come first, each with the same weight.
+            // Among equal scores the lowest ids come first, each with the same weight: as many as stay within the bound, and the
+            // one that crosses it, whose id is found digit by digit like its score.
             b.each([&](int t) {
                 if (t != 0) return;
-                Crossing            c = *found;
-                const std::uint64_t each_has = mass(score_of(c.key), best[t].score), left = bound - (by_mass ? c.mass : c.count);
-                std::uint64_t       skip = by_mass ? (each_has ? left / each_has : 0) : left;
-                for (std::int32_t i = 0; i < n; ++i) {
-                    if (order_key(scores[i]) != c.key || !limit.holds(c.key, i)) continue;
-                    c.last = i;
-                    c.mass += each_has, ++c.count;
-                    if (skip-- == 0) break;
-                }
-                *found = c;
+                const std::uint64_t each_has = mass(score_of(found->key), best[t].score), left = bound - (by_mass ? found->mass : found->count);
+                found->before = by_mass ? (each_has ? left / each_has : 0) : left, found->last = 0;
             });
+            for (int digit = 3; digit >= 0; --digit) {
+                b.each([&](int t) {
+                    for (int i = t; i < 256; i += b.n_threads()) count_of[i] = 0;
+                });
+                b.each([&](int t) {
+                    const Crossing c = *found;
+                    for (std::int32_t i = t; i < n; i += b.n_threads())
+                        if (order_key(scores[i]) == c.key && limit.holds(c.key, i) && (digit == 3 || i >> (8 * (digit + 1)) == c.last >> (8 * (digit + 1))))
+                            add_shared(&count_of[i >> (8 * digit) & 255], std::uint32_t{1});
+                });
+                b.each([&](int t) {
+                    if (t != 0) return;
+                    Crossing      c = *found;
+                    std::uint64_t ahead = 0, seen = 0;
+                    int           bin = 0;
+                    for (int i = 0; i < 256 && seen <= c.before; ++i)
+                        if (count_of[i]) bin = i, ahead = seen, seen += count_of[i];
+                    const std::uint64_t taken = digit == 0 ? seen : ahead;  // the last digit says which one it is
+                    c.before -= ahead, c.count += taken, c.mass += taken * mass(score_of(c.key), best[t].score);
+                    c.last |= bin << (8 * digit);
+                    *found = c;
+                });
+            }
             const Crossing result = *found;
             b.barrier();
             return result;
         };
-        Crossing   kept{0, 0, 0, 0, n};
-        const auto all = [&] { return cross(false, ~std::uint64_t{0} >> 1, kept); };
-        kept = top_k > 0 && top_k < n ? cross(false, static_cast<std::uint64_t>(top_k) - 1, kept) : all();
+        Crossing kept{0, 0, 0, 0, n};
+        if (top_k > 0 && top_k < n) {
+            kept = cross(false, static_cast<std::uint64_t>(top_k) - 1, kept);
+        } else {
+            b.each([&](int t) {
+                if (t == 0) mass_of[0] = 0;
+            });
+            b.each([&](int t) {
+                std::uint64_t mine = 0;
+                for (std::int32_t i = t; i < n; i += b.n_threads()) mine += weight(t, i);
+                add_shared(&mass_of[0], mine);
+            });
+            kept.mass = mass_of[0], kept.count = static_cast<std::uint64_t>(n);
+            b.barrier();
+        }
         if (top_p < 1) {
             const double wanted = static_cast<double>(top_p) * static_cast<double>(kept.mass);
             const auto   bound = static_cast<std::uint64_t>(::ceil(wanted));  // the first sum that is not below it
             kept = cross(true, bound ? bound - 1 : 0, kept);
         }
-        const auto     target = static_cast<std::uint64_t>(*uniform * static_cast<double>(kept.mass));
+        const auto     at = static_cast<std::uint64_t>(*uniform * static_cast<double>(kept.mass));
+        const auto     target = at < kept.mass || kept.mass == 0 ? at : kept.mass - 1;  // the product may have been rounded up
         const Crossing drawn = cross(true, target, kept);
         b.each_alone([&](int t) {
             if (t == 0) *token = best[t].score != best[t].score ? -1 : first_id + drawn.last;
@@ -149,8 +178,8 @@ struct TakeDrawn {
 private:
     /// The entries up to index `last` among those with this key, and all with larger keys.
     struct Crossing {
-        std::uint64_t mass, count;
-        std::uint32_t key, unused;
+        std::uint64_t mass, count, before;  // before: while `last` is looked for, how many equal ones come first
+        std::uint32_t key;
         std::int32_t  last;
 
         PRISM_DEVICE bool holds(std::uint32_t k, std::int32_t i) const { return k > key || (k == key && i <= last); }
@@ -163,7 +192,8 @@ private:
     PRISM_DEVICE static float score_of(std::uint32_t key) { return float_of(key & 0x80000000U ? key & 0x7fffffffU : ~key); }
     PRISM_DEVICE std::uint64_t mass(float s, float top) const {
         const double t = static_cast<double>(temperature);
-        return static_cast<std::uint64_t>(::exp(static_cast<double>(s) / t - static_cast<double>(top) / t) * 0x1p40);
+        const double p = ::exp(static_cast<double>(s) / t - static_cast<double>(top) / t);
+        return p <= 1 ? static_cast<std::uint64_t>(p * 0x1p40) : 0;  // 0 for what is no number
     }
 };
 

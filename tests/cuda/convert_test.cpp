@@ -60,7 +60,7 @@ TEST_CASE("cuda/convert: rows of a file in any format become the device's rows, 
                     else return device_rows<To>(encoded<To>(values, rows, cols), rows, cols);
                 }();
                 REQUIRE(wanted.size() == cuda::device_bytes(To::dtype, rows, cols));
-                const auto dst = driver.allocate(wanted.size() + 64);
+                const auto dst = poisoned(driver, wanted.size() + 64);
                 cuda::convert_rows(driver, From::dtype, src.template as<std::byte>() + offset, rows, cols, To::dtype, dst.template as<std::byte>());
                 CHECK(from_device<std::byte>(driver, dst.data(), wanted.size()) == wanted);
                 CHECK(from_device<std::byte>(driver, dst.template as<std::byte>() + wanted.size(), 64) == std::vector<std::byte>(64, std::byte{0xff}));
@@ -82,7 +82,7 @@ TEST_CASE("cuda/convert: panels of the processor become the device's rows, from 
                 const auto bytes = wanted.size() / rows;
                 wanted.erase(wanted.begin(), wanted.begin() + static_cast<std::ptrdiff_t>(first * bytes));
                 const auto src = on_device(driver, panels);
-                const auto dst = driver.allocate(wanted.size());
+                const auto dst = poisoned(driver, wanted.size());
                 cuda::convert_panels(driver, F::dtype, src.template as<std::byte>(), static_cast<std::int64_t>(first), static_cast<std::int64_t>(rows - first),
                                      static_cast<std::int64_t>(cols), F::dtype, dst.template as<std::byte>());
                 CHECK(from_device<std::byte>(driver, dst.data(), wanted.size()) == wanted);
@@ -97,7 +97,7 @@ TEST_CASE("cuda/convert: panels become another format, too") {
     std::vector<std::byte> panels(panels_bytes<bf16>(rows, cols));
     interleave<bf16>(Packed<bf16, host>{source.data(), rows, cols, cols}, panels.data(), 0, 2);
     const auto wanted = device_rows<q4m>(encoded<q4m>(decoded<bf16>(source, rows, cols), rows, cols), rows, cols);
-    const auto src = on_device(driver, panels), dst = driver.allocate(wanted.size());
+    const auto src = on_device(driver, panels), dst = poisoned(driver, wanted.size());
     cuda::convert_panels(driver, Dtype::bf16, src.as<std::byte>(), 0, rows, cols, Dtype::q4m, dst.as<std::byte>());
     CHECK(from_device<std::byte>(driver, dst.data(), wanted.size()) == wanted);
 }
@@ -108,7 +108,7 @@ TEST_CASE("cuda/convert: single values become f32 and no more than those are wri
     const auto     check = [&]<Format F>(F) {
         for (std::size_t n : {std::size_t{1}, std::size_t{255}, std::size_t{999}}) {
             const auto source = encoded<F>(std::span(values).first(n), 1, n);
-            const auto src = on_device(driver, source, 2), dst = driver.allocate((n + 1) * sizeof(float));
+            const auto src = on_device(driver, source, 2), dst = poisoned(driver, (n + 1) * sizeof(float));
             cuda::convert_values(driver, F::dtype, src.template as<std::byte>() + 2, static_cast<std::int64_t>(n), dst.template as<float>());
             const auto got = from_device<float>(driver, dst.data(), n + 1);
             CHECK(std::vector<float>(got.begin(), got.end() - 1) == decoded<F>(source, 1, n));
@@ -137,7 +137,7 @@ TEST_CASE("cuda/convert: gathered rows are the decoder's, from the file's rows a
                 else w.data = bytes.template as<std::byte>() + 2 + first * blocks_per_row<F>(cols) * sizeof(typename F::block), w.stride = blocks_per_row<F>(cols);
 
                 const std::size_t ld = cols + 3;
-                const auto        y = driver.allocate(ids.size() * ld * sizeof(float));
+                const auto        y = poisoned(driver, ids.size() * ld * sizeof(float));
                 cuda::gather(driver, w, list.template as<std::int32_t>(),
                              cuda::Rows<float>{y.template as<float>(), static_cast<std::int32_t>(ids.size()), static_cast<std::int32_t>(cols), static_cast<std::int64_t>(ld)});
                 const auto got = from_device<float>(driver, y.data(), ids.size() * ld);

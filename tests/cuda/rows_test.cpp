@@ -110,6 +110,29 @@ TEST_CASE("cuda/rows: what goes element by element is the processor's to a few r
     });
 }
 
+TEST_CASE("cuda/rows: a recording of work side by side keeps the second workspace, whatever comes later") {
+    Device         be;
+    const Array    x = Array::random(3, 64, 1);
+    const OnDevice from(be, x), to(be, Array::random(3, 64, 2));
+    const auto     through = [&](Workspace<Device>& ws) {
+        auto scope = ws.scope();
+        auto between = ws.mat(3, 64);
+        ops::copy<Device>(be, from.in(), between);
+        ops::copy<Device>(be, between, to.mat());
+    };
+    const auto        nothing = [](Workspace<Device>&) {};
+    Workspace<Device> ws(be, 4096), larger(be, 1 << 20);
+    be.side_by_side(ws, nothing, nothing);
+    auto recording = be.record([&] { be.side_by_side(ws, nothing, through); });
+    be.side_by_side(larger, nothing, nothing);
+    std::vector<OnDevice> others;  // one of them lies where the second workspace was, had it gone
+    const Array           other = Array::random(1, 1024, 3);
+    for (int i = 0; i < 8; ++i) others.emplace_back(be, other);
+    be.replay(recording);
+    CHECK(apart(to.back(), x, 1) == 0);
+    for (const OnDevice& o : others) CHECK(apart(o.back(), other, 1) == 0);
+}
+
 TEST_CASE("cuda/rows: NaN and infinities go through norms and activations") {
     Device be;
     Array  x = Array::random(3, 64, 1), w = Array::random(1, 64, 2);

@@ -83,6 +83,11 @@ Buffer<device> on_device(D& driver, const std::vector<T>& values, std::size_t of
     driver.to_device(b.template as<std::byte>() + offset, values.data(), values.size() * sizeof(T));
     return b;
 }
+/// Memory of the driver that holds ones, so that what is not written shows.
+template <class D>
+Buffer<device> poisoned(D& driver, std::size_t bytes) {
+    return on_device(driver, std::vector<std::byte>(bytes, std::byte{0xff}));
+}
 template <class T, class D>
 std::vector<T> from_device(D& driver, const void* from, std::size_t n) {
     std::vector<T> v(n);

@@ -170,8 +170,8 @@ public:
     /// first(ws) and second(another workspace, as large), so that both may be under way at once.
     template <class First, class Second>
     void side_by_side(Workspace<BasicCuda>& ws, First&& first, Second&& second) {
-        if (!beside_ || beside_->capacity_bytes() < ws.capacity_bytes()) beside_ = std::make_unique<Workspace<BasicCuda>>(*this, ws.capacity_bytes());
-        driver_.fork([&] { first(ws); }, [&] { second(*beside_); });
+        if (beside_.empty() || beside_.back()->capacity_bytes() < ws.capacity_bytes()) beside_.push_back(std::make_unique<Workspace<BasicCuda>>(*this, ws.capacity_bytes()));
+        driver_.fork([&] { first(ws); }, [&] { second(*beside_.back()); });
     }
 
     // What only devices offer: work that is recorded once and then done again at other positions, with other tokens, without
@@ -296,21 +296,18 @@ private:
     std::byte* attention_memory(std::size_t bytes) {
         if (bytes == 0) return nullptr;
         auto& kept = attention_[static_cast<std::size_t>(driver_.branch())];
-        if (kept.empty() || kept.back().bytes() < bytes) {
-            kept.push_back(driver_.allocate(bytes));
-            driver_.clear(kept.back().data(), cuda::attend_counter_bytes);
-        }
+        if (kept.empty() || kept.back().bytes() < bytes) kept.push_back(driver_.allocate_cleared(bytes, cuda::attend_counter_bytes));
         return kept.back().template as<std::byte>();
     }
 
-    Compute                               compute_;
-    D                                     driver_;
-    cuda::Products<D>                     products_;
-    OfBranches                            scratch_, attention_, sums_;  // of each branch of a fork
-    std::unique_ptr<Workspace<BasicCuda>> beside_;
-    const std::int32_t*                   ids_ = nullptr;
-    const std::int32_t*                   shift_ = nullptr;
-    std::atomic<std::uint64_t>            flops_{0};
+    Compute                    compute_;
+    D                          driver_;
+    cuda::Products<D>          products_;
+    OfBranches                 scratch_, attention_, sums_;  // of each branch of a fork
+    std::vector<std::unique_ptr<Workspace<BasicCuda>>> beside_;  // the last is used; recordings may hold the others
+    const std::int32_t*        ids_ = nullptr;
+    const std::int32_t*        shift_ = nullptr;
+    std::atomic<std::uint64_t> flops_{0};
 };
 
 }  // namespace prism

@@ -72,6 +72,7 @@ template <class D>
 concept Driver = requires(D& d, void* to, const void* from, std::size_t bytes, const LibraryProduct& product, float* floats, void (*work)(),
                           typename D::Recording& recording, const typename D::Recording& recorded, Staged staged) {
     { d.allocate(bytes) } -> std::same_as<Buffer<device>>;  // aligned to 256 bytes. Throws DeviceError; a smaller request may follow
+    { d.allocate_cleared(bytes, bytes) } -> std::same_as<Buffer<device>>;  // the first so many bytes are zero at once, also while a recording is made
     { d.to_device(to, from, bytes) } -> std::same_as<Staged>;  // `from` may be changed as soon as the call returns
     d.to_host(to, from, bytes);                             // waits
     d.clear(to, bytes);                                     // zeros

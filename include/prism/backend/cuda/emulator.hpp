@@ -82,6 +82,11 @@ public:
         std::memset(b.data(), 0xff, bytes);
         return b;
     }
+    Buffer<device> allocate_cleared(std::size_t bytes, std::size_t zeros) {
+        Buffer<device> b = allocate(bytes);
+        if (zeros > 0) std::memset(b.data(), 0, zeros);
+        return b;
+    }
     Staged to_device(void* to, const void* from, std::size_t bytes) {
         if (!recording_ && !forked_) {
             if (bytes > 0) std::memcpy(to, from, bytes);

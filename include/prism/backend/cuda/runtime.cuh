@@ -29,6 +29,9 @@ struct RuntimeOptions {
     int         device = 0;                                   // as nvidia-smi and CUDA_VISIBLE_DEVICES number them
     std::size_t workspace_bytes = std::size_t{32} << 20;      // of cuBLASLt, for each branch of a fork
     bool        time_products = true;  // the fastest of what cuBLASLt offers; without: what it recommends, the same in every process, and on every rank
+    bool        library = true;        // cuBLASLt takes products of many rows; without: our own kernels take them all
+    bool        whole_chunks = false;  // every buffer is an allocation of its own: compute-sanitizer then sees what goes past its end
+    int         n_processors = 0;      // kernels are chosen as for a device of so many; 0: as many as it has
     Collective<cudaStream_t> ranks{};  // nccl.cuh
 };
 
@@ -135,7 +138,7 @@ public:
         const OnDevice on(options.device);
         check(cudaFree(nullptr), "cudaFree");  // what is wrong with the device comes out here
         info_ = describe(options.device);
-        pool_ = MemoryPool::make({.take = take, .give = give, .device = options.device});
+        pool_ = MemoryPool::make({.take = take, .give = give, .device = options.device, .whole_chunks = options.whole_chunks});
         for (Stream& s : streams_) s = make_stream();
         for (Event& e : joints_) e = make_event();
     }
@@ -151,7 +154,7 @@ public:
     Runtime& operator=(const Runtime&) = delete;
 
     const DeviceInfo& info() const { return info_; }
-    int               n_processors() const { return info_.n_processors; }
+    int               n_processors() const { return options_.n_processors > 0 ? options_.n_processors : info_.n_processors; }
     /// What other libraries enqueue their work on: the stream of this branch.
     cudaStream_t stream() const { return streams_[static_cast<std::size_t>(branch_)].get(); }
     /// Bytes of all buffers; bytes that the device gave for them.
@@ -171,6 +174,17 @@ public:
             fail("cudaMalloc", cudaErrorMemoryAllocation,
                  std::to_string(bytes) + " bytes were asked for, " + std::to_string(free) + " of " + std::to_string(all) + " are free on " + info_.name);
         }
+        return b;
+    }
+
+    Buffer<device> allocate_cleared(std::size_t bytes, std::size_t zeros) {
+        Buffer<device> b = apart(bytes);
+        if (bytes > 0 && !b.data()) fail("cudaMalloc", cudaErrorMemoryAllocation, std::to_string(bytes) + " bytes were asked for");
+        const OnDevice       on(options_.device);
+        const RelaxedCapture relaxed;
+        const Stream         now = make_stream();
+        check(cudaMemsetAsync(b.data(), 0, zeros, now.get()), "cudaMemsetAsync");
+        check(cudaStreamSynchronize(now.get()), "cudaStreamSynchronize");
         return b;
     }
 
@@ -241,15 +255,17 @@ public:
     }
 
     bool multiply(const LibraryProduct& p) {
+        if (!options_.library) return false;
         const OnDevice       on(options_.device);
         const RelaxedCapture relaxed(recording());
         auto&                workspace = workspaces_[static_cast<std::size_t>(branch_)];
         if (options_.workspace_bytes > 0 && !workspace.data()) workspace = allocate(options_.workspace_bytes);
         CublasLt::Place      at{.stream = stream(), .workspace = workspace.data(), .workspace_bytes = workspace.bytes(), .n_processors = info_.n_processors};
         Buffer<device>       trial, flush;
-        if (options_.time_products && options_.ranks.n == 1 && !recording_ && !forked_ && p.m > 0 && p.n > 0 && !library_.knows(p, at)) {
-            trial = pool_->allocate(CublasLt::trial_bytes(p));  // where there is no more, nothing is tried
-            if (trial.data()) flush = pool_->allocate(info_.cache_bytes);
+        if (options_.time_products && options_.ranks.n == 1 && !recording_ && p.m > 0 && p.n > 0 && !library_.knows(p, at)) {
+            trial = apart(CublasLt::trial_bytes(p));  // where there is no more, nothing is tried
+            if (trial.data()) flush = apart(info_.cache_bytes);
+            if (forked_) check(cudaStreamSynchronize(streams_[static_cast<std::size_t>(1 - branch_)].get()), "cudaStreamSynchronize");
             at.trial_y = trial.data(), at.flush = flush.data(), at.flush_bytes = flush.bytes();
         }
         const bool done = library_.multiply(p, at);
@@ -363,6 +379,14 @@ private:
         if (relaxed) static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode));
     }
 
+    /// Memory that the pool knows nothing of, and so nothing that is under way; empty where there is no more.
+    Buffer<device> apart(std::size_t bytes) const {
+        if (bytes == 0) return {};
+        void* const p = take(options_.device, bytes);
+        if (!p) return {};
+        return {p, bytes, [](void* data, std::size_t) noexcept { give(0, data); }};
+    }
+
     static DeviceInfo describe(int device) {
         cudaDeviceProp p{};
         check(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
@@ -374,15 +398,21 @@ private:
         return info;
     }
 
+    /// Lets a kernel have as much as there is: two runtimes of one device must not take it from each other.
     template <class Kernel>
     void allow_shared(std::size_t bytes) {
         static std::array<std::atomic<std::size_t>, max_devices> allowed{};
         std::atomic<std::size_t>* const mine = options_.device < max_devices ? &allowed[static_cast<std::size_t>(options_.device)] : nullptr;
-        if (mine && mine->load(std::memory_order_relaxed) >= bytes) return;
-        const cudaError_t code = cudaFuncSetAttribute(&run_on_device<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-        if (code != cudaSuccess)
-            fail("cudaFuncSetAttribute", code, std::to_string(bytes) + " bytes of shared memory were asked for, a block on " + info_.name + " has " + std::to_string(info_.shared_bytes));
-        if (mine) mine->store(bytes, std::memory_order_relaxed);
+        std::size_t                     most = mine ? mine->load(std::memory_order_relaxed) : 0;
+        if (most == 0) {
+            cudaFuncAttributes about{};
+            check(cudaFuncGetAttributes(&about, &run_on_device<Kernel>), "cudaFuncGetAttributes");
+            most = info_.shared_bytes - about.sharedSizeBytes;
+            check(cudaFuncSetAttribute(&run_on_device<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)), "cudaFuncSetAttribute");
+            if (mine) mine->store(most, std::memory_order_relaxed);
+        }
+        if (bytes > most)
+            fail("cudaFuncSetAttribute", cudaErrorInvalidValue, std::to_string(bytes) + " bytes of shared memory were asked for, a block on " + info_.name + " has " + std::to_string(most));
     }
 
     cudaError_t end_recording(cudaGraph_t& graph) {

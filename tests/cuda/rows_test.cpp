@@ -174,6 +174,19 @@ TEST_CASE("cuda/rows: positions turn heads as on the processor, and patches are 
             ops::split_heads<Cpu>(cpu, x.in(), heads, 40 * head_dim, cache.mat().rows(2, n));
             ops::split_heads<Device>(be, same.in(), heads, 40 * head_dim, dcache.mat().rows(2, n));
             CHECK(dcache.back().values() == cache.values());
+
+            // Both in one launch: the bits of each alone, in a cache of either type.
+            const Array    fresh = Array::random(n, heads * head_dim, 4, heads * head_dim + 5), v = Array::random(n, heads * head_dim, 6);
+            const OnDevice q(be, fresh), k(be, fresh), dv(be, v), keys(be, Array{heads * 40, head_dim}), values(be, Array{heads * 40, head_dim});
+            const auto     before = be.driver().launches();
+            ops::rope_and_append<Device>(be, dcos.in(), dsin.in(), q.mat(), k.mat(), dv.in(), heads, 40 * head_dim, keys.mat().rows(2, n), values.mat().rows(2, n));
+            CHECK(be.driver().launches() == before + 1);
+            CHECK(q.back().values() == dx.back().values());
+            const OnDevice expected_keys(be, Array{heads * 40, head_dim}), expected_values(be, Array{heads * 40, head_dim});
+            ops::split_heads<Device>(be, dx.in(), heads, 40 * head_dim, expected_keys.mat().rows(2, n));
+            ops::split_heads<Device>(be, dv.in(), heads, 40 * head_dim, expected_values.mat().rows(2, n));
+            CHECK(keys.back().values() == expected_keys.back().values());
+            CHECK(values.back().values() == expected_values.back().values());
         }
     const std::size_t side = 31, patch = 7, grid = side / patch;
     const auto        pixels = normal(2 * 3 * side * side, 3);

@@ -151,21 +151,21 @@ private:
                                                                                   {k_proj.weight.any(), k_proj.bias.view(), k},
                                                                                   {v_proj.weight.any(), v_proj.bias.view(), v}}});
         keep.product(be, ws, &q_proj.weight, x, q), keep.product(be, ws, &k_proj.weight, x, k), keep.product(be, ws, &v_proj.weight, x, v);
-        ops::rope_half<B>(be, rope.cos, rope.sin, config.n_heads, q);
-        ops::rope_half<B>(be, rope.cos, rope.sin, config.n_kv_heads, k);
         std::size_t row = 0;
         for (std::size_t i = 0; i < batch.size(); ++i) {
             const Segment<B>& s = batch[i];
             if (!s.cache) {
                 const std::size_t n = alike(batch, i), n_rows = n * s.n_tokens;
+                ops::rope_half<B>(be, rope.cos.rows(row, n_rows), rope.sin.rows(row, n_rows), config.n_heads, q.rows(row, n_rows));
+                ops::rope_half<B>(be, rope.cos.rows(row, n_rows), rope.sin.rows(row, n_rows), config.n_kv_heads, k.rows(row, n_rows));
                 ops::attention<B>(be, q.rows(row, n_rows), k.rows(row, n_rows), v.rows(row, n_rows), shape(s, n), y.rows(row, n_rows));
                 row += n_rows, i += n - 1;
                 continue;
             }
             const std::size_t before = s.cache->length(), all = before + s.n_tokens;
             s.cache->visit(layer, before, s.n_tokens, [&](auto keys, auto values) {
-                ops::split_heads<B>(be, k.rows(row, s.n_tokens), config.n_kv_heads, s.cache->head_stride(), keys);
-                ops::split_heads<B>(be, v.rows(row, s.n_tokens), config.n_kv_heads, s.cache->head_stride(), values);
+                ops::rope_and_append<B>(be, rope.cos.rows(row, s.n_tokens), rope.sin.rows(row, s.n_tokens), q.rows(row, s.n_tokens), k.rows(row, s.n_tokens),
+                                        In<B>(v.rows(row, s.n_tokens)), config.n_kv_heads, s.cache->head_stride(), keys, values);
             });
             s.cache->visit(layer, 0, all, [&](auto keys, auto values) {
                 ops::attention<B>(be, q.rows(row, s.n_tokens), keys, values, shape(s, 1, s.cache->head_stride()), y.rows(row, s.n_tokens));

@@ -60,4 +60,29 @@ void rope_half(B& be, In<B> cos, In<B> sin, std::size_t n_heads, Mat<B> x) {
     be.rope(cos, sin, n_heads, x);
 }
 
+/// Rotates the heads of q [n, n_heads head_dim] in place, and appends those of k, rotated, and of v [n, n_kv_heads head_dim]
+/// to a cache: rope_half of q and k, split_heads of k and v, and one launch on a backend that has one for them. What is in k
+/// afterwards depends on the backend. Throws ShapeError.
+template <Backend B, class T>
+void rope_and_append(B& be, In<B> cos, In<B> sin, Mat<B> q, Mat<B> k, In<B> v, std::size_t n_kv_heads, std::size_t stride,
+                     View<T, typename B::space, dyn, dyn> keys, std::type_identity_t<View<T, typename B::space, dyn, dyn>> values) {
+    const std::size_t head_dim = keys.cols();
+    expect("rope_and_append", "k", {keys.rows(), n_kv_heads * head_dim}, k);
+    expect("rope_and_append", "q", {keys.rows(), any}, q);
+    expect("rope_and_append", "v", k.shape(), v);
+    expect("rope_and_append", "values", keys.shape(), values);
+    if constexpr (requires { be.rope_and_append(cos, sin, q, k, v, stride, keys, values); }) {
+        expect("rope_and_append", "cos", {q.rows(), any}, cos);
+        expect("rope_and_append", "sin", cos.shape(), sin);
+        if (q.cols() % head_dim != 0 || 2 * cos.cols() > head_dim)
+            throw ShapeError{"rope_and_append", "q", "heads of " + std::to_string(head_dim) + ", at least " + std::to_string(2 * cos.cols()), to_string(q.shape())};
+        be.rope_and_append(cos, sin, q, k, v, stride, keys, values);
+    } else {
+        rope_half<B>(be, cos, sin, q.cols() / head_dim, q);
+        rope_half<B>(be, cos, sin, n_kv_heads, k);
+        split_heads<B>(be, k, n_kv_heads, stride, keys);
+        split_heads<B>(be, v, n_kv_heads, stride, values);
+    }
+}
+
 }  // namespace prism::ops

@@ -153,6 +153,13 @@ public:
     void split_heads(Matrix<const float> x, std::size_t, std::size_t stride, Matrix<T> to) {
         for_each<4>(cuda::SplitHeads<T>{rows(x), static_cast<std::int64_t>(stride), shift_, rows(to)}, x.rows(), x.cols());
     }
+    /// Both at once, for q, k and v (ops::rope_and_append); k stays as it is.
+    template <class T>
+    void rope_and_append(Matrix<const float> cos, Matrix<const float> sin, Matrix<float> q, Matrix<const float> k, Matrix<const float> v, std::size_t stride,
+                         Matrix<T> keys, Matrix<T> values) {
+        const cuda::RopeAndAppend<T> work{rows(cos), rows(sin), rows(q), rows(k), rows(v), static_cast<std::int64_t>(stride), shift_, rows(keys), rows(values)};
+        for_each<1>(work, q.rows(), static_cast<std::size_t>(work.columns()));
+    }
     template <class T>
     void attention(Matrix<const float> q, Matrix<const T> k, Matrix<const T> v, const AttentionShape& shape, Matrix<float> y) {
         if (q.rows() == 0) return;

@@ -191,6 +191,52 @@ struct SplitHeads {
     }
 };
 
+/// What stands between the projections of attention and the attention: Rotate for the heads of q, in place; Rotate and
+/// SplitHeads for those of k, SplitHeads for those of v. A row has columns() of work: pairs of q, then pairs of k and what
+/// is not turned of it, then values of v.
+template <class T>
+struct RopeAndAppend {
+    Rows<const float>   cos, sin;
+    Rows<float>         q;
+    Rows<const float>   k, v;
+    std::int64_t        stride;
+    const std::int32_t* shift;
+    Rows<T>             keys, values;
+
+    PRISM_DEVICE std::int32_t per_key_head() const { return keys.cols - cos.cols; }
+    PRISM_DEVICE std::int32_t columns() const { return q.cols / keys.cols * cos.cols + k.cols / keys.cols * per_key_head() + v.cols; }
+
+    PRISM_DEVICE void operator()(std::int64_t row, std::int32_t column, int) const {
+        const std::int32_t n = cos.cols, d = keys.cols, of_q = q.cols / d * n, of_k = k.cols / d * per_key_head();
+        const std::int64_t at = row + (shift ? *shift : 0);
+        if (column < of_q) {
+            const std::int32_t j = column % n;
+            float* const       to = q.row(row) + std::int64_t{column / n} * d + j;
+            turn(row, j, to[0], to[n], to[0], to[n]);
+        } else if (column < of_q + of_k) {
+            const std::int32_t head = (column - of_q) / per_key_head(), j = (column - of_q) % per_key_head();
+            const float* const from = k.row(row) + std::int64_t{head} * d;
+            T* const           to = keys.row(at) + head * stride;
+            if (j < n) {
+                float low, high;
+                turn(row, j, from[j], from[j + n], low, high);
+                store(to + j, low), store(to + j + n, high);
+            } else {
+                store(to + j + n, from[j + n]);
+            }
+        } else {
+            const std::int32_t j = column - of_q - of_k;
+            store(values.row(at) + j / d * stride + j % d, v.row(row)[j]);
+        }
+    }
+
+private:
+    PRISM_DEVICE void turn(std::int64_t row, std::int32_t j, float a, float b, float& low, float& high) const {
+        const float c = cos.row(row)[j], s = sin.row(row)[j];
+        low = a * c - b * s, high = b * c + a * s;
+    }
+};
+
 /// patches [n G_y G_x, channels P P] of pixels [n, channels, H, W]; strides count elements.
 struct Patchify {
     const float* pixels;

@@ -59,6 +59,7 @@ private:
     static void arrive(void*, Coroutine* = nullptr) {}
 #endif
 };
+#undef PRISM_TELLS_OF_STACKS
 
 /// The threads of a block, one after another on the processor.
 class Fibers {

@@ -175,7 +175,7 @@ TEST_CASE("cuda/rows: positions turn heads as on the processor, and patches are 
             ops::split_heads<Device>(be, same.in(), heads, 40 * head_dim, dcache.mat().rows(2, n));
             CHECK(dcache.back().values() == cache.values());
 
-            // Both in one launch: the bits of each alone, in a cache of either type.
+            // Both in one launch: the bits of each alone.
             const Array    fresh = Array::random(n, heads * head_dim, 4, heads * head_dim + 5), v = Array::random(n, heads * head_dim, 6);
             const OnDevice q(be, fresh), k(be, fresh), dv(be, v), keys(be, Array{heads * 40, head_dim}), values(be, Array{heads * 40, head_dim});
             const auto     before = be.driver().launches();

@@ -168,19 +168,14 @@ public:
     Buffer<device> allocate(std::size_t bytes) {
         const OnDevice on(options_.device);
         Buffer<device> b = pool_->allocate(bytes);
-        if (bytes > 0 && !b.data()) {
-            std::size_t free = 0, all = 0;
-            static_cast<void>(cudaMemGetInfo(&free, &all));
-            fail("cudaMalloc", cudaErrorMemoryAllocation,
-                 std::to_string(bytes) + " bytes were asked for, " + std::to_string(free) + " of " + std::to_string(all) + " are free on " + info_.name);
-        }
+        if (bytes > 0 && !b.data()) refuse_memory(bytes);
         return b;
     }
 
     Buffer<device> allocate_cleared(std::size_t bytes, std::size_t zeros) {
+        const OnDevice on(options_.device);
         Buffer<device> b = apart(bytes);
-        if (bytes > 0 && !b.data()) fail("cudaMalloc", cudaErrorMemoryAllocation, std::to_string(bytes) + " bytes were asked for");
-        const OnDevice       on(options_.device);
+        if (bytes > 0 && !b.data()) refuse_memory(bytes);
         const RelaxedCapture relaxed;
         const Stream         now = make_stream();
         check(cudaMemsetAsync(b.data(), 0, zeros, now.get()), "cudaMemsetAsync");
@@ -385,6 +380,13 @@ private:
         void* const p = take(options_.device, bytes);
         if (!p) return {};
         return {p, bytes, [](void* data, std::size_t) noexcept { give(0, data); }};
+    }
+
+    [[noreturn]] void refuse_memory(std::size_t bytes) const {
+        std::size_t free = 0, all = 0;
+        static_cast<void>(cudaMemGetInfo(&free, &all));
+        fail("cudaMalloc", cudaErrorMemoryAllocation,
+             std::to_string(bytes) + " bytes were asked for, " + std::to_string(free) + " of " + std::to_string(all) + " are free on " + info_.name);
     }
 
     static DeviceInfo describe(int device) {

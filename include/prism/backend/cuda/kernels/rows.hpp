@@ -162,6 +162,9 @@ struct RopeTableOf {
     }
 };
 
+/// A pair of values by the angle of this cosine and sine.
+PRISM_DEVICE inline void turn(float c, float s, float a, float b, float& low, float& high) { low = a * c - b * s, high = b * c + a * s; }
+
 /// Rotates the heads of x in place, in halves. Columns count the pairs of all heads: head h's j-th is column h n_angles + j.
 struct Rotate {
     Rows<const float> cos, sin;
@@ -171,9 +174,7 @@ struct Rotate {
     PRISM_DEVICE void operator()(std::int64_t row, std::int32_t pair, int) const {
         const std::int32_t n = cos.cols, j = pair % n;
         float* const       at = x.row(row) + std::int64_t{pair / n} * head_dim + j;
-        const float        c = cos.row(row)[j], s = sin.row(row)[j], low = at[0], high = at[n];
-        at[0] = low * c - high * s;
-        at[n] = high * c + low * s;
+        turn(cos.row(row)[j], sin.row(row)[j], at[0], at[n], at[0], at[n]);
     }
 };
 
@@ -212,14 +213,14 @@ struct RopeAndAppend {
         if (column < of_q) {
             const std::int32_t j = column % n;
             float* const       to = q.row(row) + std::int64_t{column / n} * d + j;
-            turn(row, j, to[0], to[n], to[0], to[n]);
+            turn(cos.row(row)[j], sin.row(row)[j], to[0], to[n], to[0], to[n]);
         } else if (column < of_q + of_k) {
             const std::int32_t head = (column - of_q) / per_key_head(), j = (column - of_q) % per_key_head();
             const float* const from = k.row(row) + std::int64_t{head} * d;
             T* const           to = keys.row(at) + head * stride;
             if (j < n) {
                 float low, high;
-                turn(row, j, from[j], from[j + n], low, high);
+                turn(cos.row(row)[j], sin.row(row)[j], from[j], from[j + n], low, high);
                 store(to + j, low), store(to + j + n, high);
             } else {
                 store(to + j + n, from[j + n]);
@@ -228,12 +229,6 @@ struct RopeAndAppend {
             const std::int32_t j = column - of_q - of_k;
             store(values.row(at) + j / d * stride + j % d, v.row(row)[j]);
         }
-    }
-
-private:
-    PRISM_DEVICE void turn(std::int64_t row, std::int32_t j, float a, float b, float& low, float& high) const {
-        const float c = cos.row(row)[j], s = sin.row(row)[j];
-        low = a * c - b * s, high = b * c + a * s;
     }
 };
 

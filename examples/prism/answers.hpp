@@ -68,7 +68,8 @@ template <Backend B>
 ChatParts parts_of(const Model<B>& model) {
     if (const auto* llm = std::get_if<Language<B>>(&model.parts)) {
         if (!llm->tokenizer) throw LoadError{model.folder.string(), "has no tokenizer, which is needed to read text"};
-        return {.tokenizer = *llm->tokenizer, .prompts = PromptBuilder{PromptFormat{}}, .transforms = {}, .max_tokens = llm->model.llm.max_positions()};
+        const std::size_t n = llm->model.llm.max_positions();
+        return {.tokenizer = *llm->tokenizer, .prompts = PromptBuilder{PromptFormat{}}, .transforms = {}, .max_tokens = n, .llm_max_length = n};
     }
     const Vlm<B>& vlm = model.vlm();
     return chat_parts(vlm, vlm.model.llm.max_positions());
@@ -89,7 +90,8 @@ std::vector<Answer> answers_to(B& be, const M& model, ChatParts parts, std::span
             if constexpr (SeeingModel<M, B>) n_soft = q.picture ? model.n_soft_tokens() : 0;
             parts.place_picture(ids, q.picture != nullptr);
             expect_room(ids.size(), n_soft, parts.max_tokens);
-            parts.max_tokens = std::min(parts.max_tokens, ids.size() + n_soft + args.max_new_tokens);
+            const std::size_t n_read = ids.size() + n_soft;
+            parts.max_tokens = n_read + std::min(args.max_new_tokens, parts.max_tokens - n_read);
             prism::Chat chat{be, model, std::move(parts)};
             if constexpr (SeeingModel<M, B>)
                 if (q.picture) chat.show(*q.picture);
@@ -107,9 +109,28 @@ std::vector<Answer> answers_to(B& be, const M& model, ChatParts parts, std::span
 
 inline std::atomic<bool> interrupted{false};
 
+/// An interrupt (Ctrl-C) ends the answer. Without one of these about, the program: std::cin would go on waiting for its line.
+class InterruptEndsAnswer {
+public:
+    InterruptEndsAnswer() {
+        interrupted = false;
+        struct sigaction action {};
+        action.sa_handler = [](int) { interrupted = true; };
+        ::sigaction(SIGINT, &action, &before_);
+    }
+    InterruptEndsAnswer(const InterruptEndsAnswer&) = delete;
+    InterruptEndsAnswer& operator=(const InterruptEndsAnswer&) = delete;
+    ~InterruptEndsAnswer() { ::sigaction(SIGINT, &before_, nullptr); }
+
+private:
+    struct sigaction before_ {};
+};
+
 template <Backend B>
 void run_on(const Common& common, const Ask& args) {
-    const std::size_t n_images = args.images.size(), n_prompts = args.prompts.size(), n = std::max(n_images, n_prompts);
+    if (args.images.empty() && args.prompts.empty()) throw UsageError{"ask: --image or --prompt is needed"};
+    const auto        prompts = args.prompts.empty() ? std::vector<std::string>{default_prompt} : args.prompts;
+    const std::size_t n_images = args.images.size(), n_prompts = prompts.size(), n = std::max(n_images, n_prompts);
     if (n_images > 1 && n_prompts > 1 && n_images != n_prompts)
         throw UsageError{std::to_string(n_images) + " of --image and " + std::to_string(n_prompts) + " of --prompt: give one of either, or as many"};
     Sampler{args.sampling};  // refuses bad options before any work
@@ -128,13 +149,14 @@ void run_on(const Common& common, const Ask& args) {
     const auto  model = open_model(be, common);
     const auto* llm = std::get_if<Language<B>>(&model.parts);
     const auto* vlm = llm ? nullptr : &model.vlm();
-    const auto  parts = parts_of(model);
+    auto        parts = parts_of(model);
+    if (llm) parts.raw_has_control_tokens = args.raw;
 
     std::vector<Question> questions;
     std::size_t           n_tokens = 0;
     const auto            at = [&](std::size_t i, std::size_t count) { return count == 1 ? 0 : i; };
     for (std::size_t i = 0; i < n; ++i) {
-        const std::string& text = args.prompts[at(i, n_prompts)];
+        const std::string& text = prompts[at(i, n_prompts)];
         questions.push_back({n_images ? &pictures[at(i, n_images)].image : nullptr, text, args.raw || llm});
         n_tokens += prompt_of(parts, text, args.raw || llm).ids.size() + (n_images ? vlm ? vlm->model.n_soft_tokens() : 0 : 0);
     }
@@ -185,10 +207,6 @@ void run_on(const Common& common, const Chat& args) {
     };
     if (image) show(*image);
 
-    // An interrupt ends the answer, or while waiting for a line, the conversation.
-    struct sigaction action {};
-    action.sa_handler = [](int) { interrupted = true; };
-    ::sigaction(SIGINT, &action, nullptr);
     const bool asks = ::isatty(STDIN_FILENO) && !common.quiet;
     for (std::string line; (asks ? std::cerr << "> " << std::flush : std::cerr), std::getline(std::cin, line);) {
         const auto argument = [&](std::string_view command) { return std::string(unicode::strip(std::string_view(line).substr(command.size()))); };
@@ -199,7 +217,7 @@ void run_on(const Common& common, const Chat& args) {
             } else if (line.starts_with("/image ")) {
                 show(open_picture(common, argument("/image")));
             } else {
-                interrupted = false;
+                const InterruptEndsAnswer until_answered;
                 Reading reading{common, be, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};
                 chat.ask(line, {.max_new_tokens = args.max_new_tokens, .sampling = args.sampling,
                                 .on_text = [&](std::string_view text) { return reading.end(), bool(std::cout << text << std::flush); },

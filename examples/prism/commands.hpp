@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -26,9 +27,12 @@ struct Common {
     bool                  quiet = false, json = false;
 };
 
+/// What a picture is asked for that comes without a question.
+inline constexpr const char* default_prompt = "Describe the image.";
+
 struct Ask {
     std::vector<std::filesystem::path> images;
-    std::vector<std::string>           prompts;
+    std::vector<std::string>           prompts;  // none: default_prompt
     bool                               raw = false;
     std::size_t                        max_new_tokens = 64;
     prism::SamplingOptions             sampling{};
@@ -58,10 +62,10 @@ struct Features {
 };
 
 struct Logits {
-    std::filesystem::path     image{}, out{};
-    std::string               prompt;
-    std::vector<std::int32_t> ids{};  // instead of a prompt
-    bool                      raw = false;
+    std::filesystem::path      image{}, out{};
+    std::optional<std::string> prompt{};
+    std::vector<std::int32_t>  ids{};  // instead of a prompt
+    bool                       raw = false;
 };
 
 struct Preprocess {

@@ -31,10 +31,10 @@ std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Model<B>& mod
     }
     if (llm) {
         if (!llm->tokenizer) throw LoadError{model.folder.string(), "has no tokenizer; give token ids with --ids"};
-        return {llm->tokenizer->encode(args.prompt, {.parse_special = args.raw}), 0};
+        return {llm->tokenizer->encode(*args.prompt, {.parse_special = args.raw}), 0};
     }
     const ChatParts parts = chat_parts(model.vlm(), model.vlm().model.llm.max_positions());
-    auto            ids = (args.raw ? parts.raw(args.prompt) : parts.ask(args.prompt)).ids;
+    auto            ids = (args.raw ? parts.raw(*args.prompt) : parts.ask(*args.prompt)).ids;
     const auto      at = parts.place_picture(ids, !args.image.empty());
     return {std::move(ids), at};
 }
@@ -67,7 +67,7 @@ void score_all(const Common& common, const Logits& args, B& be, const Model<B>& 
 
 template <Backend B>
 void run_on(const Common& common, const Logits& args) {
-    if (args.prompt.empty() && args.ids.empty()) throw UsageError{"logits: --prompt or --ids is needed"};
+    if (!args.prompt && args.ids.empty()) throw UsageError{"logits: --prompt or --ids is needed"};
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
     B            be = open_backend<B>(common);

@@ -113,7 +113,8 @@ int main(int argc, char** argv) {
     auto* c = add(app, common, ask, work, "ask", "Answer a question about a picture", "prism ask --model prism-dinosiglip+7b --image cat.jpg --prompt \"What is in it?\"");
     add_model(c, common);
     c->add_option("--image", ask.images, "Picture, PNG or JPEG; - is standard input; several make a batch")->take_all();
-    c->add_option("--prompt", ask.prompts, "Question; several make a batch")->required()->take_all();
+    // One text each: CLI11 would take what stands between brackets, as in "[INST] ... [/INST]", for a list.
+    c->add_option("--prompt", ask.prompts, "Question; several make a batch; without one: \"" + std::string(default_prompt) + '"')->allow_extra_args(false)->take_all();
     c->add_flag("--raw-prompt", ask.raw, "The prompt is all that the model reads; special tokens in it are tokens");
     add_sampling(c, ask.max_new_tokens, ask.sampling);
 

@@ -1,10 +1,9 @@
 // Whole models on a device give the reference's answers: towers, language models, Prismatic's run folders, OpenVLA.
-#include "device.hpp"
+#include "sessions.hpp"
 
 #include "prism/backend/dry/twin.hpp"
 #include "prism/generate/chat.hpp"
 #include "prism/generate/policy.hpp"
-#include "prism/generate/session.hpp"
 #include "prism/image/read.hpp"
 #include "prism/model/pixels.hpp"
 #include "prism/model/pretrained.hpp"
@@ -15,11 +14,6 @@ using namespace prism;
 using namespace prism::test;
 
 namespace {
-
-/// A language model has no eyes: a session over it reads text alone.
-struct TextOnly {
-    LanguageModel<Device> llm;
-};
 
 /// Cases of the repository: those of the whole set are larger than an emulated device has time for.
 std::vector<std::filesystem::path> cases(const char* room) {
@@ -36,13 +30,6 @@ std::vector<std::int32_t> integers(const Checkpoint& file, const std::string& na
     const auto all = to_integers(*t);
     const auto n = static_cast<std::ptrdiff_t>(t->shape.back()), first = static_cast<std::ptrdiff_t>(row) * n;
     return {all.begin() + first, all.begin() + first + n};
-}
-
-template <class M>
-std::vector<float> all_logits(Session<Device, M>& session, const std::vector<std::int32_t>& ids) {
-    std::vector<float> out;
-    session.all_logits(ids, [&](std::size_t, std::span<const float> logits) { out.insert(out.end(), logits.begin(), logits.end()); });
-    return out;
 }
 
 /// ||found - expected|| / ||expected||

@@ -1,5 +1,5 @@
 // Several devices: a decoder that they hold together gives what one gives, and replicas share out questions.
-#include "device.hpp"
+#include "sessions.hpp"
 
 #include "prism/backend/parallel.hpp"
 #if defined(PRISM_WITH_NCCL)
@@ -30,16 +30,7 @@ namespace {
 
 const std::filesystem::path reference = std::filesystem::path(PRISM_TEST_DATA) / "reference";
 
-struct TextOnly {
-    LanguageModel<Device> llm;
-};
 using Load = std::function<TextOnly(Device&)>;
-
-std::vector<float> all_logits(Session<Device, TextOnly>& session, const std::vector<std::int32_t>& ids) {
-    std::vector<float> out;
-    session.all_logits(ids, [&](std::size_t, std::span<const float> logits) { out.insert(out.end(), logits.begin(), logits.end()); });
-    return out;
-}
 
 /// What a device makes of a prompt: long enough for products of many rows, and steps that are recorded and replayed.
 struct Outcome {

@@ -4,6 +4,8 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
+
 using namespace prism;
 
 namespace {
@@ -65,6 +67,16 @@ TEST_CASE("generate/ask_batch: what does not fit is refused before any work, and
     const auto answer = ask_batch(be, vlm.model, parts, fits)[0];
     CHECK(answer.stop == Stop::context_full);
     CHECK(answer.input_ids.size() + vlm.model.n_soft_tokens() + answer.output_ids.size() == 40 + 1);
+    CHECK(ask_batch(be, vlm.model, parts, fits, {.max_new_tokens = std::numeric_limits<std::size_t>::max()})[0].output_ids == answer.output_ids);  // takes no more memory
+
+    // What the reference cuts while it encodes is no part of what was read.
+    ChatParts short_of_words = chat_parts(vlm, 80);
+    short_of_words.llm_max_length = 12;
+    const std::vector<Question> cut{{&image, std::string(20, 'x')}};
+    CHECK(ask_batch(be, vlm.model, short_of_words, cut)[0].input_ids.size() == 12);
+    Chat chat{be, vlm.model, short_of_words};
+    CHECK(chat.ask(std::string(20, 'x'), {.max_new_tokens = 2}).input_ids.size() == 12);
+    CHECK_THROWS_AS(chat.ask("And then?"), ConfigError);  // of a later turn the question itself would be cut off
 }
 
 TEST_CASE("generate/session: the backend counts the operations that a dry run foretells") {

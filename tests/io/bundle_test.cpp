@@ -17,7 +17,7 @@ std::string entries(const std::string& list) { return R"({"contents":{},"entries
 std::string entry(const std::string& name, std::size_t begin, std::size_t end, const std::string& more = {}) {
     return R"({"name":")" + name + R"(","begin":)" + std::to_string(begin) + R"(,"end":)" + std::to_string(end) + R"(,"about":{})" + more + "}";
 }
-Bundle read(const std::string& text) { return read_bundle(in_memory(text, "a.bundle")); }
+Bundle bundle_of(const std::string& text) { return read_bundle(in_memory(text, "a.bundle")); }
 
 std::string written(const Json& contents, const std::vector<BundleEntry>& list) {
     std::string text;
@@ -53,14 +53,14 @@ TEST_CASE("io/bundle: what is written is read, in place, each run at its multipl
             CHECK(reinterpret_cast<std::uintptr_t>(bundle.entries[i].bytes.data()) % 64 == 0);
         }
     }
-    CHECK(read(written(Json::object(), {})).entries.empty());
+    CHECK(bundle_of(written(Json::object(), {})).entries.empty());
     CHECK_FALSE(is_bundle(folder.write("short", "\x89prism")));
     CHECK_FALSE(is_bundle(folder.write("other", "something else")));
     CHECK_THROWS_AS(is_bundle(folder.path() / "missing"), LoadError);
 }
 
 TEST_CASE("io/bundle: a beginning that is none, and another version, are refused") {
-    const auto refused = [](const std::string& text, std::string_view part) { return says(message<FormatError>([&] { read(text); }), part); };
+    const auto refused = [](const std::string& text, std::string_view part) { return says(message<FormatError>([&] { bundle_of(text); }), part); };
     const std::string good = written(Json::object(), {});
     CHECK(refused("", "the beginning"));
     CHECK(refused("hello, world", "no packed file"));
@@ -84,10 +84,10 @@ TEST_CASE("io/bundle: a beginning that is none, and another version, are refused
 TEST_CASE("io/bundle: an entry that is wrong is refused by its name") {
     const std::string data(200, 'd');
     const auto        refused = [&](const std::string& list, std::string_view part) {
-        const std::string what = message<FormatError>([&] { read(file_of(entries(list), data)); });
+        const std::string what = message<FormatError>([&] { bundle_of(file_of(entries(list), data)); });
         return says(what, part) && says(what, "a.bundle: byte ");
     };
-    CHECK_NOTHROW(read(file_of(entries(entry("a", 0, 60) + "," + entry("b", 64, 200)), data)));
+    CHECK_NOTHROW(bundle_of(file_of(entries(entry("a", 0, 60) + "," + entry("b", 64, 200)), data)));
     CHECK(refused("7", "an entry needs 'name'"));
     CHECK(refused(R"({"name":3})", "an entry needs 'name', a string"));
     CHECK(refused(R"({"name":"a","begin":0,"end":200})", "entry 'a' needs 'about', an object"));
@@ -110,7 +110,7 @@ TEST_CASE("io/bundle: every damaged form is refused or read") {
     const std::string text = "some text", numbers(64, 'n');
     const std::string good = written({{"answer", 42}}, {{"text", Json::object(), bytes_of(text), true}, {"numbers", {{"dtype", "U8"}}, bytes_of(numbers)}});
     std::size_t       read_all = 0;
-    damage(good, [&](const std::string& bad) { read_all += read(bad).entries.size(); });
+    damage(good, [&](const std::string& bad) { read_all += bundle_of(bad).entries.size(); });
     CHECK(read_all > 0);  // nobody looks at numbers, nor at padding
 }
 

@@ -7,12 +7,12 @@ using namespace prism::test;
 
 namespace {
 
-std::string text(const std::string& s) { return u64(s.size()) + s; }
+std::string counted(const std::string& s) { return u64(s.size()) + s; }
 std::string pair(const std::string& key, unsigned type, const std::string& value) {
-    return text(key) + u32(type) + value;
+    return counted(key) + u32(type) + value;
 }
 std::string info(const std::string& name, const std::vector<std::uint64_t>& dims, unsigned type, std::uint64_t offset) {
-    std::string s = text(name) + u32(dims.size());
+    std::string s = counted(name) + u32(dims.size());
     for (const auto d : dims) s += u64(d);
     return s + u32(type) + u64(offset);
 }
@@ -24,18 +24,18 @@ std::string file_of(const std::vector<std::string>& pairs, const std::vector<std
     if (!infos.empty()) s.resize((s.size() + alignment - 1) / alignment * alignment);
     return s + data;
 }
-Gguf read(const std::string& bytes) { return Gguf{in_memory(bytes, "a.gguf")}; }
-bool refused(const std::string& bytes, std::string_view part) {
-    return says(message<FormatError>([&] { read(bytes); }), part);
+Gguf gguf_of(const std::string& bytes) { return Gguf{in_memory(bytes, "a.gguf")}; }
+bool refused_gguf(const std::string& bytes, std::string_view part) {
+    return says(message<FormatError>([&] { gguf_of(bytes); }), part);
 }
 
 const std::string six = le(0.f) + le(1.f) + le(2.f) + le(3.f) + le(4.f) + le(5.f);
 const std::string q8 = u16(0x3400) + std::string(32, '\x02');  // 32 times 0.25 * 2
 
 std::string example() {
-    return file_of({pair("general.architecture", 8, text("llama")), pair("llama.block_count", 4, u32(7)),
+    return file_of({pair("general.architecture", 8, counted("llama")), pair("llama.block_count", 4, u32(7)),
                     pair("eps", 6, le(1e-5f)), pair("on", 7, "\x01"),
-                    pair("tokens", 9, u32(8) + u64(3) + text("a") + text("") + text("bc")),
+                    pair("tokens", 9, u32(8) + u64(3) + counted("a") + counted("") + counted("bc")),
                     pair("scores", 9, u32(6) + u64(2) + le(0.5f) + le(-1.f)),
                     pair("ids", 9, u32(5) + u64(2) + le(std::int32_t{-1}) + le(std::int32_t{5})),
                     pair("big", 10, u64(~0ULL))},
@@ -45,7 +45,7 @@ std::string example() {
 }  // namespace
 
 TEST_CASE("io/gguf: metadata and tensors are read") {
-    const Gguf file = read(example());
+    const Gguf file = gguf_of(example());
     CHECK(file.version() == 3);
     CHECK(file.get("general.architecture").text() == "llama");
     CHECK(file.get("llama.block_count").integer() == 7);
@@ -73,9 +73,9 @@ TEST_CASE("io/gguf: metadata and tensors are read") {
     CHECK(q->info.dtype == Dtype::other);
     CHECK(to_floats(*q) == std::vector<float>(32, 0.5f));
     CHECK(file.find("none") == nullptr);
-    CHECK(read(file_of({pair("k", 0, "x")}, {}, "")).tensors().empty());
-    CHECK(read(file_of({}, {info("w", {3, 2}, 0, 0)}, six, 32, 2)).tensors().size() == 1);
-    CHECK(read(file_of({pair("general.alignment", 4, u32(8))}, {info("w", {3, 2}, 0, 0)}, six, 8)).tensors().size() ==
+    CHECK(gguf_of(file_of({pair("k", 0, "x")}, {}, "")).tensors().empty());
+    CHECK(gguf_of(file_of({}, {info("w", {3, 2}, 0, 0)}, six, 32, 2)).tensors().size() == 1);
+    CHECK(gguf_of(file_of({pair("general.alignment", 4, u32(8))}, {info("w", {3, 2}, 0, 0)}, six, 8)).tensors().size() ==
           1);
 }
 
@@ -122,13 +122,13 @@ TEST_CASE("io/gguf: quantised blocks give exactly the values of ggml") {
 }
 
 TEST_CASE("io/gguf: a wrong file is refused") {
-    CHECK(refused("GGUX", "no GGUF file"));
-    CHECK(refused("GGUF" + u32(1) + u64(0) + u64(0), "version 1"));
-    CHECK(refused("GGUF" + u32(0x03000000) + u64(0) + u64(0), "big-endian"));
-    CHECK(refused("GGUF" + u32(3) + u64(~0ULL) + u64(0), "tensors do not fit"));
-    CHECK(refused("GGUF" + u32(3) + u64(0) + u64(1ULL << 60), "pairs do not fit"));
+    CHECK(refused_gguf("GGUX", "no GGUF file"));
+    CHECK(refused_gguf("GGUF" + u32(1) + u64(0) + u64(0), "version 1"));
+    CHECK(refused_gguf("GGUF" + u32(0x03000000) + u64(0) + u64(0), "big-endian"));
+    CHECK(refused_gguf("GGUF" + u32(3) + u64(~0ULL) + u64(0), "tensors do not fit"));
+    CHECK(refused_gguf("GGUF" + u32(3) + u64(0) + u64(1ULL << 60), "pairs do not fit"));
     const auto bad_pair = [](const std::string& p, std::string_view part) {
-        return refused(file_of({p}, {}, std::string(64, '\0')), part);
+        return refused_gguf(file_of({p}, {}, std::string(64, '\0')), part);
     };
     CHECK(bad_pair(u64(~0ULL) + "k" + u32(0), "a key needs"));
     CHECK(bad_pair(pair("k", 13, ""), "value type 13"));
@@ -138,10 +138,10 @@ TEST_CASE("io/gguf: a wrong file is refused") {
     CHECK(bad_pair(pair("k", 9, u32(10) + u64(1ULL << 61)), "too many"));
     CHECK(bad_pair(pair("k", 9, u32(4) + u64(1000)), "a value needs 4000 bytes"));
     CHECK(bad_pair(pair("k", 7, "\x02"), "truth value"));
-    CHECK(refused(file_of({pair("k", 0, "x"), pair("k", 0, "x")}, {}, ""), "the key 'k' is there twice"));
+    CHECK(refused_gguf(file_of({pair("k", 0, "x"), pair("k", 0, "x")}, {}, ""), "the key 'k' is there twice"));
 
     const auto bad_info = [](const std::string& i, std::string_view part, const std::string& data = six) {
-        return refused(file_of({}, {i}, data), part);
+        return refused_gguf(file_of({}, {i}, data), part);
     };
     CHECK(bad_info(info("w", {}, 0, 0), "0 dimensions"));
     CHECK(bad_info(info("w", {1, 1, 1, 1, 1}, 0, 0), "5 dimensions"));
@@ -154,15 +154,15 @@ TEST_CASE("io/gguf: a wrong file is refused") {
     CHECK(bad_info(info("w", {6}, 0, 32), "takes 24 bytes at 32"));
     CHECK(bad_info(info("w", {7}, 0, 0), "takes 28 bytes at 0"));
     CHECK(bad_info(info("w", {6}, 0, 1ULL << 63), "takes 24 bytes"));
-    CHECK(refused(file_of({}, {info("w", {6}, 0, 0), info("w", {6}, 0, 0)}, six), "tensor 'w' is there twice"));
-    CHECK(refused(file_of({pair("general.alignment", 4, u32(24))}, {info("w", {6}, 0, 0)}, six), "no power of two"));
-    CHECK(refused(file_of({pair("general.alignment", 4, u32(0))}, {info("w", {6}, 0, 0)}, six), "no power of two"));
-    CHECK(refused(file_of({pair("general.alignment", 8, text("x"))}, {info("w", {6}, 0, 0)}, six), "no u32"));
+    CHECK(refused_gguf(file_of({}, {info("w", {6}, 0, 0), info("w", {6}, 0, 0)}, six), "tensor 'w' is there twice"));
+    CHECK(refused_gguf(file_of({pair("general.alignment", 4, u32(24))}, {info("w", {6}, 0, 0)}, six), "no power of two"));
+    CHECK(refused_gguf(file_of({pair("general.alignment", 4, u32(0))}, {info("w", {6}, 0, 0)}, six), "no power of two"));
+    CHECK(refused_gguf(file_of({pair("general.alignment", 8, counted("x"))}, {info("w", {6}, 0, 0)}, six), "no u32"));
 }
 
 TEST_CASE("io/gguf: every damaged form is refused or read") {
     damage(example(), [](const std::string& bytes) {
-        const Gguf file = read(bytes);
+        const Gguf file = gguf_of(bytes);
         for (const auto& t : file.tensors()) to_floats(t);
         for (const auto& pair : file.metadata()) {
             const GgufValue& value = pair.second;

@@ -17,7 +17,7 @@ std::string file_of(const std::string& header, std::size_t n) {
 std::string entry(const std::string& dtype, const std::string& shape, const std::string& offsets) {
     return R"({"x":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}";
 }
-Safetensors read(const std::string& text) { return read_safetensors(in_memory(text, "a.safetensors")); }
+Safetensors safetensors_of(const std::string& text) { return read_safetensors(in_memory(text, "a.safetensors")); }
 
 const std::string worked_example =
     u64(144) +
@@ -27,7 +27,7 @@ const std::string worked_example =
 }  // namespace
 
 TEST_CASE("io/safetensors: the example of the specification loads, and is written byte for byte") {
-    const auto [tensors, metadata] = read(worked_example);
+    const auto [tensors, metadata] = safetensors_of(worked_example);
     REQUIRE(tensors.size() == 2);
     CHECK(metadata.at("format") == "pt");
     CHECK(tensors[0].name == "a");
@@ -57,21 +57,21 @@ TEST_CASE("io/safetensors: every reference file comes back byte for byte when it
 }
 
 TEST_CASE("io/safetensors: padding, no tensors, tensors without elements, scalars and odd types load") {
-    CHECK(read(file_of("{}", 0)).tensors.empty());
-    CHECK(read(file_of("{}      ", 0)).tensors.empty());
-    CHECK(read(file_of(R"({"__metadata__":{}})", 0)).tensors.empty());
-    CHECK(read(file_of(entry("\"F32\"", "[0,5]", "[0,0]"), 0)).tensors[0].shape == std::vector<std::size_t>{0, 5});
-    CHECK(read(file_of(entry("\"I32\"", "[]", "[0,4]"), 4)).tensors[0].elements() == 1);
-    CHECK(read(file_of(entry("\"F4\"", "[2,3]", "[0,3]"), 3)).tensors[0].dtype == Dtype::other);
-    CHECK(read(file_of(entry("\"F8_E8M0\"", "[3]", "[0,3]"), 3)).tensors[0].dtype == Dtype::other);
-    CHECK(read(file_of(entry("\"F8_E4M3\"", "[3]", "[0,3]"), 3)).tensors[0].dtype == Dtype::f8_e4m3);
-    CHECK(read(file_of(R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"extra":[[]]}})", 1)).tensors.size() ==
+    CHECK(safetensors_of(file_of("{}", 0)).tensors.empty());
+    CHECK(safetensors_of(file_of("{}      ", 0)).tensors.empty());
+    CHECK(safetensors_of(file_of(R"({"__metadata__":{}})", 0)).tensors.empty());
+    CHECK(safetensors_of(file_of(entry("\"F32\"", "[0,5]", "[0,0]"), 0)).tensors[0].shape == std::vector<std::size_t>{0, 5});
+    CHECK(safetensors_of(file_of(entry("\"I32\"", "[]", "[0,4]"), 4)).tensors[0].elements() == 1);
+    CHECK(safetensors_of(file_of(entry("\"F4\"", "[2,3]", "[0,3]"), 3)).tensors[0].dtype == Dtype::other);
+    CHECK(safetensors_of(file_of(entry("\"F8_E8M0\"", "[3]", "[0,3]"), 3)).tensors[0].dtype == Dtype::other);
+    CHECK(safetensors_of(file_of(entry("\"F8_E4M3\"", "[3]", "[0,3]"), 3)).tensors[0].dtype == Dtype::f8_e4m3);
+    CHECK(safetensors_of(file_of(R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"extra":[[]]}})", 1)).tensors.size() ==
           1);
 }
 
 TEST_CASE("io/safetensors: a header that is no header is refused") {
     const auto refused = [](const std::string& text, std::string_view part) {
-        return says(message<FormatError>([&] { read(text); }), part);
+        return says(message<FormatError>([&] { safetensors_of(text); }), part);
     };
     CHECK(refused("", "header length"));
     CHECK(refused("1234567", "header length"));
@@ -96,7 +96,7 @@ TEST_CASE("io/safetensors: a header that is no header is refused") {
 
 TEST_CASE("io/safetensors: a wrong entry is refused by the tensor's name") {
     const auto refused = [](const std::string& header, std::size_t n, std::string_view part) {
-        const std::string what = message<FormatError>([&] { read(file_of(header, n)); });
+        const std::string what = message<FormatError>([&] { safetensors_of(file_of(header, n)); });
         return says(what, "tensor 'x'") && says(what, part) && says(what, "a.safetensors: byte ");
     };
     CHECK(refused(R"({"x":7})", 0, "no object"));
@@ -126,12 +126,12 @@ TEST_CASE("io/safetensors: a wrong entry is refused by the tensor's name") {
     CHECK(refused(two("[0,4]", "[3,7]"), 8, "begins at 3"));
     CHECK(refused(two("[0,4]", "[5,9]"), 9, "begins at 5"));
     CHECK(
-        says(message<FormatError>([&] { read(file_of(two("[0,4]", "[4,8]"), 9)); }), "1 bytes follow the last tensor"));
-    CHECK_NOTHROW(read(file_of(two("[4,8]", "[0,4]"), 8)));
+        says(message<FormatError>([&] { safetensors_of(file_of(two("[0,4]", "[4,8]"), 9)); }), "1 bytes follow the last tensor"));
+    CHECK_NOTHROW(safetensors_of(file_of(two("[4,8]", "[0,4]"), 8)));
 }
 
 TEST_CASE("io/safetensors: every damaged form is refused or read") {
-    damage(worked_example, [](const std::string& text) { sum(read(text).tensors); });
+    damage(worked_example, [](const std::string& text) { sum(safetensors_of(text).tensors); });
 }
 
 TEST_CASE("io/safetensors: what cannot be written is refused, and nothing appears") {

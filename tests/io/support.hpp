@@ -1,9 +1,9 @@
-// What the tests of io/ share: a folder that goes away, files made by hand, and a reader that touches every value.
+// What the tests of io/ share: files made by hand, and a reader that touches every value.
 #pragma once
 
-#include "prism/core/error.hpp"
 #include "prism/core/tensor.hpp"
 #include "prism/io/file.hpp"
+#include "support/temp_folder.hpp"
 
 #include <doctest/doctest.h>
 
@@ -13,41 +13,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include <unistd.h>
-
 namespace prism::test {
-
-/// An empty folder, removed with all that is in it.
-class TempFolder {
-public:
-    TempFolder() {
-        std::string name = (std::filesystem::temp_directory_path() / "prism-io-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    TempFolder(const TempFolder&) = delete;
-    TempFolder& operator=(const TempFolder&) = delete;
-    ~TempFolder() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    const std::filesystem::path& path() const { return path_; }
-    std::filesystem::path        write(const std::string& name, std::string_view text) const {
-               std::ofstream(path_ / name, std::ios::binary).write(text.data(), static_cast<std::streamsize>(text.size()));
-               return path_ / name;
-    }
-
-private:
-    std::filesystem::path path_;
-};
 
 /// `text` as a file in memory of exactly its size, so that the sanitizers notice a read past its end.
 inline std::shared_ptr<const MappedFile> in_memory(std::string_view text, std::string name = "made-up") {
@@ -81,15 +53,6 @@ inline bool same(const TensorInfo& a, const TensorInfo& b) {
     return x.dtype == y.dtype && x.shape == y.shape && (x.bytes() == 0 || std::memcmp(x.data, y.data, x.bytes()) == 0);
 }
 
-/// Calls `use` and gives the message of the E that it throws; empty when it throws none. Any other exception fails.
-template <class E = Error, class Use>
-std::string message(Use&& use) {
-    try {
-        use();
-    } catch (const E& e) { return e.what(); }
-    return {};
-}
-
 /// The `use` of every damaged form of `good`: cut at each byte, each byte inverted, some bits of it turned over. It has
 /// to succeed or throw a prism::Error. Cuts must not succeed, unless `may_be_cut`.
 template <class Use>
@@ -105,13 +68,6 @@ void damage(const std::string& good, Use&& use) {
             bad[at] = static_cast<char>(bad[at] ^ mask);
             message([&] { use(bad); });
         }
-}
-
-/// Whether `text` has `part` in it; prints both when not.
-inline bool says(const std::string& text, std::string_view part) {
-    if (text.find(part) != text.npos) return true;
-    MESSAGE("'", text, "' does not say '", part, "'");
-    return false;
 }
 
 /// One file of a zip archive, and what to lie about.

@@ -112,7 +112,7 @@ TEST_CASE("model/config: of a timm tower") {
 }
 
 TEST_CASE("model/config: of OpenVLA's folder") {
-    TempFolder folder;
+    ModelFolder folder;
     folder.copy("vlm/openvla-hf");
     Cpu        be{{.threads = 1}};
     const Json good = read_json(folder / "config.json");
@@ -132,14 +132,17 @@ TEST_CASE("model/config: of OpenVLA's folder") {
     Json json = good;
     json["vision_backbone_id"] = "dino-vit-x";
     folder.write("config.json", json);
-    CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder.path()); }), "'vision_backbone_id' is dino-vit-x; allowed: clip-vit-b, clip-vit-l"));
+    CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder.path()); }), "config.json: 'vision_backbone_id' is \"dino-vit-x\"; allowed: clip-vit-b, clip-vit-l"));
+    json = good, json["llm_backbone_id"] = "gpt-5";
+    folder.write("config.json", json);
+    CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder.path()); }), "config.json: 'llm_backbone_id' is \"gpt-5\"; allowed: llama2-7b-pure, "));
     json = good, json["arch_specifier"] = "transformer";
     folder.write("config.json", json);
-    CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder.path()); }), "'arch_specifier' is transformer; allowed: linear, gelu-mlp"));
+    CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder.path()); }), "config.json: 'arch_specifier' is \"transformer\"; allowed: linear, gelu-mlp"));
 }
 
 TEST_CASE("model/config: of OpenVLA's preprocessor") {
-    TempFolder folder;
+    ModelFolder folder;
     folder.copy("vlm/openvla-hf");
     Cpu        be{{.threads = 1}};
     const Json mean{0.1, 0.2, 0.3}, std{0.4, 0.5, 0.6};
@@ -162,7 +165,7 @@ TEST_CASE("model/config: of OpenVLA's preprocessor") {
 }
 
 TEST_CASE("model/config: of a run folder, its towers and its language model") {
-    TempFolder folder;
+    ModelFolder folder;
     folder.copy("vlm/siglip-phi");
     Cpu        be{{.threads = 1}};
     const auto open_with = [&](const std::string& name) {
@@ -170,7 +173,7 @@ TEST_CASE("model/config: of a run folder, its towers and its language model") {
             const Json before = read_json(folder / name);
             folder.write(name, json);
             struct Restore {
-                const TempFolder& folder;
+                const ModelFolder& folder;
                 std::string       name;
                 Json              json;
                 ~Restore() { folder.write(name, json); }
@@ -187,13 +190,12 @@ TEST_CASE("model/config: of a run folder, its towers and its language model") {
                     {{"architecture", "vgg", "", "vit_"}, {"model_args.num_heads", 5, "", "a divisor of embed_dim"}, {"pretrained_cfg.mean", {1, 2}, "", "three numbers"}, {"pretrained_cfg.std", {1, 2, 0}, "", "three numbers over 0"}},
                     open_with("vision/siglip/config.json"));
 
-    // Names of a table are reported as they are, without a file.
     folder.edit("config.json", [](Json& json) { json["model"]["llm_backbone_id"] = "gpt-5"; });
-    CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder.path()); }), "'llm_backbone_id' is gpt-5; allowed: llama2-7b-pure, "));
+    CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder.path()); }), "config.json: 'model.llm_backbone_id' is \"gpt-5\"; allowed: llama2-7b-pure, "));
 }
 
 TEST_CASE("model/config: documents that are none, and folders that hold no model") {
-    TempFolder folder;
+    ModelFolder folder;
     Cpu        be{{.threads = 1}};
     const auto open = [&] { from_pretrained(be, folder.path()); };
     CHECK(says(message<LoadError>(open), "holds no config.json"));

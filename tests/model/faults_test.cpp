@@ -29,13 +29,11 @@ std::int64_t fail_each_allocation(Work&& work, After&& after) {
     }
 }
 
-const VitConfig eye{.image_size = 8, .patch_size = 4, .d_model = 8, .n_layers = 2, .n_heads = 2, .d_ff = 12};
-
 }  // namespace
 
 TEST_CASE("model/faults: wherever memory runs out while loading, the model before stays whole") {
     Cpu        be{{.threads = 1}};
-    TempFolder folder;
+    ModelFolder folder;
     Vit<Cpu>   source{eye}, vit{eye};
     auto       halves = random_tensors(source, 7, Dtype::f16);  // norms and biases are converted, so they take memory
     folder.write("a.safetensors", random_tensors(source, 1));

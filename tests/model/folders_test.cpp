@@ -21,7 +21,7 @@ TEST_CASE("model/llava: both namings give the model that its parts make, with LL
     const Run expected = run(be, by_hand);
 
     for (bool newer : {false, true}) {
-        TempFolder folder;
+        ModelFolder folder;
         folder.copy("tokenizers/llama");
         folder.write("config.json", parts.config);
         folder.write("model.safetensors", newer ? parts.newer() : parts.older());
@@ -48,7 +48,7 @@ TEST_CASE("model/llava: both namings give the model that its parts make, with LL
 TEST_CASE("model/llava: settings that cannot be used are refused with their key") {
     const LlavaParts parts;
     Cpu              be{{.threads = 1}};
-    TempFolder       folder;
+    ModelFolder       folder;
     folder.write("model.safetensors", parts.older());
     struct Bad { const char* object; const char* key; Json value; const char* reported; };
     for (const Bad& bad : {Bad{"", "vision_feature_layer", -1, "'vision_feature_layer' is -1"}, Bad{"", "vision_feature_select_strategy", "full", "'vision_feature_select_strategy' is \"full\""},
@@ -67,7 +67,7 @@ TEST_CASE("model/llava: settings that cannot be used are refused with their key"
 TEST_CASE("model/run: towers that were tuned come from the checkpoint, whatever lies beside it") {
     Cpu be{{.threads = 2}};
     for (const std::string name : {"prism-dinosiglip+7b", "siglip-phi"}) {
-        TempFolder folder;
+        ModelFolder folder;
         folder.copy("vlm/" + name);
         const auto frozen = from_pretrained(be, folder.path());
         const Run  expected = run(be, frozen.model);
@@ -108,7 +108,7 @@ TEST_CASE("model/run: towers that were tuned come from the checkpoint, whatever 
 
 TEST_CASE("model/run: towers and language files may lie elsewhere, and what is missing is named") {
     Cpu        be{{.threads = 2}};
-    TempFolder folder, elsewhere;
+    ModelFolder folder, elsewhere;
     folder.copy("vlm/siglip-phi");
     const Run expected = run(be, from_pretrained(be, folder.path()).model);
     std::filesystem::rename(folder / "vision", elsewhere / "towers");
@@ -128,7 +128,7 @@ TEST_CASE("model/run: towers and language files may lie elsewhere, and what is m
 
 TEST_CASE("model/openvla: a single tower loads from the featurizer alone") {
     Cpu        be{{.threads = 2}};
-    TempFolder folder;
+    ModelFolder folder;
     folder.copy("vlm/openvla-hf");
     const auto fused = from_pretrained(be, folder.path());
     Tensors    tensors = Checkpoint::open(folder.path()).tensors();
@@ -158,7 +158,7 @@ TEST_CASE("model/openvla: a single tower loads from the featurizer alone") {
 
 TEST_CASE("model/openvla: preprocessor_config.json wins over what a tower was trained with, its tvf values over its others") {
     Cpu        be{{.threads = 1}};
-    TempFolder folder;
+    ModelFolder folder;
     folder.copy("vlm/openvla-hf");
     const auto stats = [&](std::size_t tower) { return from_pretrained(be, folder.path()).model.config.towers[tower].transform.stats; };
     CHECK(stats(0).mean == statistics::imagenet.mean);
@@ -181,7 +181,7 @@ TEST_CASE("model/openvla: preprocessor_config.json wins over what a tower was tr
 
 TEST_CASE("model/openvla: dataset_statistics.json replaces the norm_stats of config.json") {
     Cpu        be{{.threads = 1}};
-    TempFolder folder;
+    ModelFolder folder;
     folder.copy("vlm/openvla-hf");
     CHECK(from_pretrained(be, folder.path()).action_statistics.size() == 2);
     folder.write("dataset_statistics.json", Json{{"mine", {{"action", {{"q01", {-1, -2}}, {"q99", {3, 4}}, {"mask", {true, false}}}}, {"proprio", Json::object()}, {"num_trajectories", 3}}}});
@@ -200,9 +200,28 @@ TEST_CASE("model/openvla: dataset_statistics.json replaces the norm_stats of con
     CHECK_THROWS_WITH_AS(action_statistics_for({}, "bridge"), "'unnorm_key' is bridge; allowed: none: this model has no action statistics", ConfigError);
 }
 
+TEST_CASE("model/run: actions of an OpenVLA run are words of the tokenizer as it was published, as they are after the export to Hugging Face's form") {
+    Cpu         be{{.threads = 1}};
+    ModelFolder folder;
+    folder.copy("vlm/prism-dinosiglip+7b");
+    const std::string id = read_json(folder / "config.json")["model"]["vision_backbone_id"];
+    folder.edit("config.json", [](Json& json) { json["vla"] = {{"base_vlm", "prism-dinosiglip-224px+7b"}}, json.erase("model"); });
+    folder.write("dataset_statistics.json", Json{{"mine", {{"action", {{"q01", {-1, -2}}, {"q99", {3, 4}}}}}}});
+    REQUIRE(id == registered_model("prism-dinosiglip-224px+7b").vision_backbone_id);
+    const auto vla = from_pretrained(be, folder.path());
+    CHECK(vla.action_vocabulary.size == vla.model.llm.vocab_size() - 64);
+    Policy     policy{be, vla};
+    const auto action = policy.act(read_image(folder / "image.png"), "pick up the cup");
+    CHECK(action.token_ids.size() == 2);
+    CHECK_THROWS_AS(Policy(be, vla, "", {.max_tokens = action.input_ids.size() + vla.model.n_soft_tokens()}).act(read_image(folder / "image.png"), "pick up the cup"), ConfigError);
+    CHECK(Policy(be, vla, "", {.max_tokens = action.input_ids.size() + vla.model.n_soft_tokens() + 1}).act(read_image(folder / "image.png"), "pick up the cup").token_ids == action.token_ids);
+    folder.edit("config.json", [](Json& json) { json["vla"]["base_vlm"] = "robot"; });
+    CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder.path()); }), "config.json: 'vla.base_vlm' is \"robot\"; allowed: "));
+}
+
 TEST_CASE("model: scores that are no numbers end a chat with the text so far, and the conversation goes on") {
     Cpu        be{{.threads = 2}};
-    TempFolder folder;
+    ModelFolder folder;
     folder.copy("vlm/prism-dinosiglip+7b");
     const auto vlm = from_pretrained(be, folder.path());
     Chat       chat{be, vlm};

@@ -7,8 +7,6 @@ using namespace prism::test;
 
 namespace {
 
-const VitConfig eye{.image_size = 8, .patch_size = 4, .d_model = 8, .n_layers = 2, .n_heads = 2, .d_ff = 12};
-
 TensorInfo& named(std::vector<TensorInfo>& tensors, const std::string& name) {
     const auto at = std::ranges::find(tensors, name, &TensorInfo::name);
     REQUIRE(at != tensors.end());
@@ -79,7 +77,7 @@ TEST_CASE("model/load: several modules are filled from several files, or none of
     const std::string what = message<LoadError>([&] { loading.finish(); });
     CHECK(says(what, "b.pt: the weights do not fit the model: 1 missing: 'norm.bias' [8]"));
     CHECK(says(what, "in c.pt: 1 unexpected: 'stray'"));
-    CHECK_FALSE(says(what, "known"));
+    CHECK(what.find("known") == what.npos);
     visit(a, [](const std::string&, const auto& p) { CHECK_FALSE(p.bound()); });
 }
 

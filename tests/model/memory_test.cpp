@@ -50,7 +50,7 @@ std::size_t write_weights(const std::filesystem::path& path, const LlamaConfig& 
 
 TEST_CASE("model/memory: loading and running a large bf16 checkpoint takes its stored size plus a tenth plus the workspace") {
     const LlamaConfig config{.vocab_size = 8000, .d_model = 1024, .d_ff = 4096, .n_layers = 9, .n_heads = 8, .n_kv_heads = 8, .head_dim = 128};
-    TempFolder        folder;
+    ModelFolder        folder;
     const std::size_t stored = write_weights(folder / "model.safetensors", config);
     REQUIRE(stored > 300'000'000);
     folder.write("config.json", Json{{"model_type", "llama"}, {"vocab_size", 8000}, {"hidden_size", 1024}, {"intermediate_size", 4096}, {"num_hidden_layers", 9}, {"num_attention_heads", 8}});
@@ -80,7 +80,7 @@ TEST_CASE("model/memory: loading and running a large bf16 checkpoint takes its s
 
 TEST_CASE("model/memory: opening a packed file reads no weights, and running it takes no more than its size plus the workspace") {
     const LlamaConfig config{.vocab_size = 8000, .d_model = 1024, .d_ff = 4096, .n_layers = 9, .n_heads = 8, .n_kv_heads = 8, .head_dim = 128};
-    TempFolder        folder;
+    ModelFolder        folder;
     write_weights(folder / "model.safetensors", config);
     folder.write("config.json", Json{{"model_type", "llama"}, {"vocab_size", 8000}, {"hidden_size", 1024}, {"intermediate_size", 4096}, {"num_hidden_layers", 9}, {"num_attention_heads", 8}});
     Cpu           be{{.threads = 2}};

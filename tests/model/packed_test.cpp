@@ -63,10 +63,14 @@ std::vector<float> logits(Cpu& be, const LanguageModel<Cpu>& llm, const std::vec
 }
 
 /// A small tower of our own, packed, as bytes.
-const VitConfig eye{.image_size = 8, .patch_size = 4, .d_model = 8, .n_layers = 2, .n_heads = 2, .d_ff = 12, .n_registers = 1};
-std::string     small_packed() {
+const VitConfig eye_with_register = [] {
+    VitConfig c = eye;
+    c.n_registers = 1;
+    return c;
+}();
+std::string small_packed() {
     Cpu                  be{{.threads = 1}};
-    PretrainedTower<Cpu> tower{Vit<Cpu>{eye}, {.stats = statistics::half, .size = 8}};
+    PretrainedTower<Cpu> tower{Vit<Cpu>{eye_with_register}, {.stats = statistics::half, .size = 8}};
     randomise(be, tower.vit, 1);
     std::string text;
     packing(tower).write([&](std::span<const std::byte> piece) { text.append(reinterpret_cast<const char*>(piece.data()), piece.size()); }, "small");
@@ -86,7 +90,7 @@ void repack(const std::filesystem::path& from, const std::filesystem::path& to, 
 
 TEST_CASE("model/packed: vision-language models of every layout and in every format answer with the same bits as their folders") {
     Cpu                                be{{.threads = 2}};
-    TempFolder                         work, llava;
+    ModelFolder                         work, llava;
     std::vector<std::filesystem::path> folders = reference_cases("vlm");
     llava.copy("tokenizers/llama");
     llava.write("config.json", LlavaParts{}.config);
@@ -155,7 +159,7 @@ TEST_CASE("model/packed: vision-language models of every layout and in every for
 
 TEST_CASE("model/packed: decoders alone give the same logits, and a tokenizer beside them comes along") {
     Cpu        be{{.threads = 2}};
-    TempFolder work;
+    ModelFolder work;
     for (const auto& folder : reference_cases("lm"))
         for (const auto format : formats) {
             CAPTURE(folder.string());
@@ -173,7 +177,7 @@ TEST_CASE("model/packed: decoders alone give the same logits, and a tokenizer be
         }
     CHECK_THROWS_WITH_AS(tokenizer_from_pretrained(work / "model.prism"), doctest::Contains("without a tokenizer"), LoadError);
 
-    TempFolder both;
+    ModelFolder both;
     both.copy("tokenizers/llama"), both.copy("lm/llama-bf16-sharded");
     const auto direct = language_model_from_pretrained(be, both.path());
     pack(work / "model.prism", direct);
@@ -184,7 +188,7 @@ TEST_CASE("model/packed: decoders alone give the same logits, and a tokenizer be
 
 TEST_CASE("model/packed: towers alone give the same features, at other sizes too") {
     Cpu        be{{.threads = 2}};
-    TempFolder work;
+    ModelFolder work;
     for (const auto& folder : reference_cases("vision")) {
         CAPTURE(folder.string());
         for (const auto format : formats) {
@@ -208,8 +212,8 @@ TEST_CASE("model/packed: towers alone give the same features, at other sizes too
 
 TEST_CASE("model/packed: a pooling head that a file left out is left out of the packed file, too") {
     Cpu        be{{.threads = 1}};
-    TempFolder work;
-    VitConfig  pooled = eye;
+    ModelFolder work;
+    VitConfig  pooled = eye_with_register;
     pooled.attention_pool = true;
     PretrainedTower<Cpu> tower{Vit<Cpu>{pooled}, {.stats = statistics::half, .size = 8}};
     auto                 tensors = random_tensors(tower.vit, 3);
@@ -223,7 +227,7 @@ TEST_CASE("model/packed: a pooling head that a file left out is left out of the 
 
 TEST_CASE("model/packed: a model of one's own is packed with its settings, and loads like any other file") {
     Cpu         be{{.threads = 1}};
-    TempFolder  work;
+    ModelFolder  work;
     auto        model = one_eye(), again = one_eye(), wrong = one_eye();
     wrong.eye = Linear<Cpu>{12, 17};
     randomise(be, model, 5, Dtype::bf16);
@@ -239,7 +243,7 @@ TEST_CASE("model/packed: a model of one's own is packed with its settings, and l
 
 TEST_CASE("model/packed: packing a packed model writes the same file again, even over itself") {
     Cpu        be{{.threads = 1}};
-    TempFolder work;
+    ModelFolder work;
     pack(work / "first.prism", from_pretrained(be, reference("vlm/openvla-hf"), kept_as(Dtype::q4)));
     const std::string first = read_file(work / "first.prism");
     const auto        packed = from_pretrained(be, work / "first.prism");
@@ -250,7 +254,7 @@ TEST_CASE("model/packed: packing a packed model writes the same file again, even
 
 TEST_CASE("model/packed: what a file was not packed for is refused in one sentence") {
     Cpu        be{{.threads = 1}};
-    TempFolder work;
+    ModelFolder work;
     pack(work / "vla.prism", from_pretrained(be, reference("vlm/openvla-hf"), kept_as(Dtype::q4)));
     pack(work / "tower.prism", tower_from_pretrained(be, reference("vision/clip-gelu")));
     pack(work / "llm.prism", language_model_from_pretrained(be, reference("lm/qwen2"), kept_as(Dtype::q8)));
@@ -299,8 +303,8 @@ TEST_CASE("model/packed: what a file was not packed for is refused in one senten
 }
 
 TEST_CASE("model/packed: a tensor that is not what it says is refused by its name") {
-    TempFolder work;
-    work.write_bytes("small.prism", small_packed());
+    ModelFolder work;
+    work.TempFolder::write("small.prism", small_packed());
     const Json                   contents = read_bundle(MappedFile::open(work / "small.prism")).contents;
     const std::vector<std::byte> bytes(4096);
     const auto                   refused = [&](const Json& about, std::size_t n, const std::string& part) {
@@ -335,10 +339,10 @@ TEST_CASE("model/packed: a tensor that is not what it says is refused by its nam
 
 TEST_CASE("model/packed: every damaged form of a file is refused, or opened and run") {
     Cpu               be{{.threads = 1}};
-    TempFolder        work;
+    ModelFolder        work;
     const std::string good = small_packed();
     const auto        use = [&](const std::string& text) {
-        work.write_bytes("x.prism", text);
+        work.TempFolder::write("x.prism", text);
         try {
             const auto tower = tower_from_pretrained(be, work / "x.prism", 0, {.mode = FileMode::copy});
             features(be, tower.vit, normal(3 * tower.vit.config.image_size * tower.vit.config.image_size, 1));

@@ -65,8 +65,6 @@ void check(const Array& q, const Array& k, const Array& v, const AttentionShape&
     }
 }
 
-float scale_of(std::size_t head_dim) { return 1 / std::sqrt(static_cast<float>(head_dim)); }
-
 }  // namespace
 
 TEST_CASE("ops/attention: every head size, number of queries and mask is within its rounding") {

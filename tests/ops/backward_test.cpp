@@ -19,10 +19,8 @@ using namespace prism::test;
 
 namespace {
 
-double at(const Array& a, std::size_t i, std::size_t j) { return static_cast<double>(a(i, j)); }
 Vec<Cpu> first_row(Array& a) { return {a.mat().data(), {a.cols()}}; }
 const Vec<Cpu> none{};
-float scale_of(std::size_t head_dim) { return 1 / std::sqrt(static_cast<float>(head_dim)); }
 
 /// A matrix in a format, as rows and as panels, and the values that it has there.
 template <Format F>

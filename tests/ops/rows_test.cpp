@@ -16,8 +16,6 @@ namespace {
 
 constexpr std::size_t widths[]{1, 2, 7, 8, 9, 15, 16, 17, 31, 97, 1000, 1024};
 
-double at(const Array& a, std::size_t i, std::size_t j) { return static_cast<double>(a(i, j)); }
-
 /// body(be, rows, width) for every instruction set, several widths and heights; the message says which.
 template <class Body>
 void everywhere(Body&& body) {

@@ -34,7 +34,7 @@ std::string random_model() { return (committed() / "vlm/prism-dinosiglip+7b").st
 std::string small_image() { return (committed() / "vlm/prism-dinosiglip+7b/image.png").string(); }
 
 /// Folders vlm/<model> of one layout, in every root.
-std::vector<std::filesystem::path> models(Layout layout) {
+std::vector<std::filesystem::path> folders_of(Layout layout) {
     std::vector<std::filesystem::path> found;
     for (const auto& folder : reference_cases("vlm"))
         if (layout_of(folder) == layout) found.push_back(folder);
@@ -59,7 +59,7 @@ void check_refused(int status, const Arguments& arguments, std::initializer_list
 }  // namespace
 
 TEST_CASE("program/ask: ids and text are the reference's, one by one, raw and as a batch") {
-    for (const auto& folder : models(Layout::prismatic_run)) {
+    for (const auto& folder : folders_of(Layout::prismatic_run)) {
         CAPTURE(folder.string());
         const Json      expected = read_json(folder / "expected.json");
         const Arguments ask{"ask", "--json", "--quiet", "--model", folder, "--image", folder / "image.png", "--max-new-tokens", "16"};
@@ -104,6 +104,8 @@ TEST_CASE("program/ask: pictures and prompts pair up or are shared, and text com
     const Json shared = ask({"--image", image, "--image", other, "--prompt", "b"});
     CHECK(shared[1].at("output_ids") == two.at("output_ids"));
     CHECK(ask({"--prompt", "a"}).at("timing").at("vision_s") == 0);
+    CHECK(ask({"--image", image}).at("prompt").get<std::string>().find("Describe the image.") != std::string::npos);
+    for (const char* prompt : {"[INST] Look, what is it? [/INST]", "[]", "[a]", ""}) CHECK(ask({"--raw-prompt", "--prompt", prompt}).at("prompt") == prompt);  // no lists
 
     const Ran plain = run({"ask", "--quiet", "--model", random_model(), "--max-new-tokens", "5", "--image", image, "--prompt", "a"});
     CHECK(plain.status == 0);
@@ -132,10 +134,13 @@ TEST_CASE("program/ask: samples with a seed, converts weights, and notes what it
         CHECK(ran.err.find("prismatic-run") != std::string::npos);
     }
     CHECK(run({"ask", "--json", "--quiet", "--model", random_model(), "--prompt", "a", "--isa", "portable", "--threads", "3", "--max-new-tokens", "3"}).status == 0);
+    // Memory is taken for what fits into the context, not for what is asked for.
+    const Json endless = run({"ask", "--json", "--quiet", "--model", committed() / "vlm/prism-dinosiglip+7b", "--prompt", "a", "--max-new-tokens", "18446744073709551615"}).json();
+    CHECK(endless.at("output_ids").size() + endless.at("input_ids").size() <= 512 + 1);
 }
 
 TEST_CASE("program/score: probabilities are the reference's") {
-    for (const auto& folder : models(Layout::prismatic_run)) {
+    for (const auto& folder : folders_of(Layout::prismatic_run)) {
         CAPTURE(folder.string());
         const Json document = read_json(folder / "expected.json");
         for (const Json& row : document.at("cases")) {
@@ -150,7 +155,7 @@ TEST_CASE("program/score: probabilities are the reference's") {
 }
 
 TEST_CASE("program/act: tokens and actions are OpenVLA's for every dataset") {
-    for (const auto& folder : models(Layout::openvla)) {
+    for (const auto& folder : folders_of(Layout::openvla)) {
         CAPTURE(folder.string());
         const Json expected = read_json(folder / "expected.json");
         for (const auto& [dataset, values] : expected.at("actions").items()) {
@@ -191,11 +196,11 @@ TEST_CASE("program/features: towers and models give the reference's patch featur
             arguments.insert(arguments.end(), {"--image-size", std::to_string(ConfigReader::open(folder / "run.json").count("img_size"))});
         check(arguments, folder, 2e-4);
     }
-    for (const auto& folder : models(Layout::prismatic_run)) {
+    for (const auto& folder : folders_of(Layout::prismatic_run)) {
         check({"--pixels", folder / "expected.safetensors"}, folder, 2e-4);
         check({"--image", folder / "image.png"}, folder, 2e-4);
     }
-    for (const auto& folder : models(Layout::openvla)) {  // six channels, and no features to compare with but the picture's
+    for (const auto& folder : folders_of(Layout::openvla)) {  // six channels, and no features to compare with but the picture's
         run({"features", "--quiet", "--model", folder, "--image", folder / "image.png", "--out", out});
         const auto of_picture = floats(Checkpoint::open(out), "patch_features");
         run({"features", "--quiet", "--model", folder, "--pixels", folder / "expected.safetensors", "--out", out});
@@ -223,7 +228,7 @@ TEST_CASE("program/logits: every position's are the reference's, of pictures wit
         CHECK(run(arguments).json().at("shape") == Json{want.size() / vocab, vocab});
         CHECK(relative_error(floats(Checkpoint::open(out), "logits"), want) < tolerance);
     };
-    for (const auto& folder : models(Layout::prismatic_run)) {
+    for (const auto& folder : folders_of(Layout::prismatic_run)) {
         CAPTURE(folder.string());
         const Checkpoint expected = Checkpoint::open(folder / "expected.safetensors");
         std::size_t      i = 0;
@@ -450,7 +455,7 @@ TEST_CASE("program: questions that cannot be asked are usage errors") {
     check_refused(2, {}, {"command"});
     for (const char* later : {"eval", "fly"}) check_refused(2, {later}, {later});
     check_refused(2, {"shapes"}, {"--out"});
-    check_refused(2, {"ask"}, {"--prompt"});
+    check_refused(2, {"ask"}, {"--image", "--prompt"});
     check_refused(2, {"ask", "--prompt", "a", "--no-such-option"}, {"--no-such-option"});
     check_refused(2, {"ask", "--prompt", "a", "--threads", "0"}, {"--threads"});
     check_refused(2, {"ask", "--prompt", "a", "--threads", "many"}, {"--threads"});
@@ -507,6 +512,8 @@ TEST_CASE("program: work that fails says which file or value, and what is wrong,
     check_refused(1, {"features", "--pixels", image, "--out", scratch.path("x")}, {"image.png"});
     check_refused(1, {"features", "--pixels", committed() / "formats/expected.safetensors", "--out", scratch.path("x")}, {"pixel_values"});
     check_refused(1, {"features", "--image", image, "--out", "/nowhere/x"}, {"/nowhere/x"});
+    check_refused(1, {"features", "--image", image, "--out", model}, {"is a folder"});
+    check_refused(1, {"features", "--image", image, "--out", "/dev/null"}, {"/dev/null", "no file"});
     check_refused(1, {"logits", "--ids", "1,999999", "--out", scratch.path("x")}, {"999999"});
     check_refused(1, {"logits", "--image", image, "--model", committed() / "lm/llama-bf16-sharded", "--ids", "1", "--out", scratch.path("x")}, {"no pictures"});
     check_refused(1, {"preprocess", "--image", image, "--statistics", "mine", "--out", scratch.path("x")}, {"mine", "imagenet, clip, half"});

@@ -3,6 +3,7 @@
 
 #include "prism/io/file.hpp"
 #include "prism/io/json.hpp"
+#include "support/temp_folder.hpp"
 
 #include <doctest/doctest.h>
 
@@ -28,29 +29,14 @@ extern char** environ;
 
 namespace prism::test {
 
-/// A folder that goes away with its owner.
+/// A folder that goes away with its owner; names in it as the program takes them.
 class Scratch {
 public:
-    Scratch() {
-        std::string name = (std::filesystem::temp_directory_path() / "prism-program-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()));
-        folder_ = name;
-    }
-    ~Scratch() {
-        std::error_code ignored;
-        std::filesystem::remove_all(folder_, ignored);
-    }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-
     std::string path(std::string_view name) const { return (folder_ / name).string(); }
-    std::string write(std::string_view name, std::string_view bytes) const {
-        std::ofstream(path(name), std::ios::binary) << bytes;
-        return path(name);
-    }
+    std::string write(std::string_view name, std::string_view bytes) const { return folder_.write(name, bytes).string(); }
 
 private:
-    std::filesystem::path folder_;
+    TempFolder folder_;
 };
 
 struct Ran {

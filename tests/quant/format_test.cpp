@@ -5,25 +5,18 @@
 #include "prism/model/store_as.hpp"
 #include "prism/nn/linear.hpp"
 #include "prism/ops/linear.hpp"
+#include "support/arrays.hpp"
 
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <vector>
 
 using namespace prism;
+using namespace prism::test;
 
 namespace {
-
-std::vector<float> normal(std::size_t n, unsigned seed) {
-    std::mt19937                    random{seed};
-    std::normal_distribution<float> values;
-    std::vector<float>              x(n);
-    for (float& v : x) v = values(random);
-    return x;
-}
 
 /// Rows of `cols` values in blocks, and the values that the blocks stand for.
 template <class F>

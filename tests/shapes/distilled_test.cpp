@@ -3,6 +3,7 @@
 #include "shapes/distilled.hpp"
 #include "shapes/model.hpp"
 #include "shapes/part.hpp"
+#include "shapes/support.hpp"
 #include "shapes/world.hpp"
 
 #include <doctest/doctest.h>
@@ -16,15 +17,7 @@
 
 using namespace prism;
 using shapes::Split;
-
-namespace {
-
-const TowerConfig& tiny_tower() {
-    static const auto config = shapes::composition({.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2}).towers[0];
-    return config;
-}
-
-}  // namespace
+using test::tiny_tower;
 
 TEST_CASE("shapes/distilled: shares of prototypes sum to one, and a prototype that all rows would take is hardly used more often than others") {
     constexpr std::size_t n = 240, k = 12;
@@ -86,7 +79,7 @@ TEST_CASE("shapes/distilled: gradients are those of the loss") {
 }
 
 TEST_CASE("shapes/distilled: a student learns what its teacher sees behind holes, and goes on with the same bits where it was killed") {
-    const test::TempFolder         folder;
+    const test::ModelFolder         folder;
     const shapes::World            world{.seed = 0};
     Cpu                            be{{.threads = 2}};
     const shapes::DistilledOptions options{.batch = 8, .steps = 240, .rate = 4e-3, .d_hidden = 48, .d_common = 16, .n_prototypes = 24};

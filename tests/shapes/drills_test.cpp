@@ -39,7 +39,7 @@ const Object* only(const Scene& scene, const Looks& looks) {
     return found;
 }
 
-bool says(const std::string& words, const std::string& word) {
+bool says_word(const std::string& words, const std::string& word) {
     std::istringstream all{words};
     for (std::string w; all >> w;)
         if (w == word) return true;
@@ -96,9 +96,9 @@ TEST_CASE("shapes: what drills give names one thing, and their answers are true 
                 ++seen["pair"];
                 const Object *const a = only(scene, pair->first), *const b = only(scene, pair->second);
                 REQUIRE((a && b && a != b));
-                CHECK(says(d.answer, "left") == (b->center.x - a->center.x >= 6 * px));
-                CHECK(says(d.answer, "below") == (a->center.y - b->center.y >= 6 * px));
-                CHECK(says(d.answer, "larger") == (a->size > b->size));
+                CHECK(says_word(d.answer, "left") == (b->center.x - a->center.x >= 6 * px));
+                CHECK(says_word(d.answer, "below") == (a->center.y - b->center.y >= 6 * px));
+                CHECK(says_word(d.answer, "larger") == (a->size > b->size));
                 CHECK((d.answer.find("same color") != d.answer.npos) == (a->color == b->color));
                 CHECK((d.answer.find("different shape") != d.answer.npos) == (a->shape != b->shape));
                 continue;
@@ -149,7 +149,7 @@ TEST_CASE("shapes: what drills give names one thing, and their answers are true 
             REQUIRE(name != names.end());
             const Object* const o = only(scene, name->second);
             REQUIRE(o);
-            for (const auto word : {to_string(o->size), to_string(o->texture), to_string(o->color), to_string(o->shape)}) CHECK(says(d.answer, std::string(word)) != says(d.given, std::string(word)));
+            for (const auto word : {to_string(o->size), to_string(o->texture), to_string(o->color), to_string(o->shape)}) CHECK(says_word(d.answer, std::string(word)) != says_word(d.given, std::string(word)));
         }
     }
     for (const char* kind : {"text", "arrow", "count", "exists", "pair", "relation", "neighbour", "box", "edge", "end", "looks"}) {

@@ -4,6 +4,7 @@
 #include "shapes/part.hpp"
 #include "shapes/probe.hpp"
 #include "shapes/supervised.hpp"
+#include "shapes/support.hpp"
 #include "shapes/text.hpp"
 #include "shapes/world.hpp"
 
@@ -19,13 +20,10 @@
 using namespace prism;
 using shapes::Patch;
 using shapes::Split;
+using test::tiny_tower;
 
 namespace {
 
-const TowerConfig& tiny_tower() {
-    static const auto config = shapes::composition({.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2}).towers[0];
-    return config;
-}
 const std::vector<std::int32_t>& labels(const shapes::PatchTruth& truth, Patch what) { return truth.labels[static_cast<std::size_t>(what)]; }
 std::vector<float> numbers(const std::vector<NamedSpan>& state) {
     std::vector<float> all;
@@ -109,7 +107,7 @@ TEST_CASE("shapes/supervised: gradients are those of the loss") {
 }
 
 TEST_CASE("shapes/part: towers and language learn, and a part that was killed goes on with the same bits") {
-    const test::TempFolder folder;
+    const test::ModelFolder folder;
     const shapes::World   world{.seed = 0};
     Cpu                   be{{.threads = 2}};
     struct Killed {};

@@ -108,12 +108,12 @@ const Object& only(const Scene& scene, std::string_view phrase) {
 }
 
 /// The number that an answer stands for: itself, or the place of its letter.
-std::size_t number_of(const Question& q) {
+std::size_t number_of(const shapes::Question& q) {
     return q.choices.size() == 16 ? static_cast<std::size_t>(q.answer[0] - 'A') : static_cast<std::size_t>(std::stoi(q.answer));
 }
 
 /// Fails unless the answer follows from what the scene holds; everything is read from the words of the question.
-void check_truth(const Scene& scene, const Question& q) {
+void check_truth(const Scene& scene, const shapes::Question& q) {
     CAPTURE(q.question);
     CAPTURE(q.answer);
     CAPTURE(describe(scene));
@@ -241,7 +241,7 @@ TEST_CASE("shapes/questions: every answer follows from the scene") {
     for (const Split split : {Split::train, Split::compositional, Split::clutter})
         for (std::uint64_t i = 0; i < 700; ++i) {
             const Scene scene = make_scene(11, {split, i});
-            for (const Question& q : conversation(scene)) check_truth(scene, q), ++asked[q.type];
+            for (const shapes::Question& q : conversation(scene)) check_truth(scene, q), ++asked[q.type];
         }
     CHECK(asked.size() == n_types);
     for (std::size_t b = 0; b < n_benchmarks; ++b)
@@ -255,7 +255,7 @@ TEST_CASE("shapes/questions: the mixture has the study's shares") {
     std::map<std::string, double> share;
     double                        n = 0;
     for (std::uint64_t i = 0; i < 4000; ++i)
-        for (const Question& q : conversation(make_scene(11, {Split::train, i}))) {
+        for (const shapes::Question& q : conversation(make_scene(11, {Split::train, i}))) {
             const bool letters = q.choices.size() > 2, boxes = q.box.has_value(), two = q.choices.size() == 2;
             share[letters ? "letters" : boxes ? "boxes" : two ? "two" : q.type == Type::caption ? "caption" : q.type == Type::read ? "text" : "vqa"] += 1;
             n += 1;
@@ -270,7 +270,7 @@ TEST_CASE("shapes/questions: the mixture has the study's shares") {
 TEST_CASE("shapes/questions: words tell little about answers") {
     Floor train;
     for (std::uint64_t i = 0; i < 6000; ++i)
-        for (const Question& q : conversation(make_scene(11, {Split::train, i}))) train.add(q);
+        for (const shapes::Question& q : conversation(make_scene(11, {Split::train, i}))) train.add(q);
     for (const Floor::Line& line : train.lines()) {
         CAPTURE(line.form);
         CAPTURE(line.answer);
@@ -294,7 +294,7 @@ TEST_CASE("shapes/questions: words tell little about answers") {
 TEST_CASE("shapes/questions: yes is as likely for any shape and colour that is asked for") {
     std::map<std::string, std::array<int, 2>> answers;
     for (std::uint64_t i = 0; i < 12'000; ++i)
-        for (const Question& q : conversation(make_scene(11, {Split::train, i})))
+        for (const shapes::Question& q : conversation(make_scene(11, {Split::train, i})))
             if (q.type == Type::exists && q.detail == "random" && q.about->shape && q.about->color) {
                 ++answers[std::string(to_string(*q.about->shape))][q.answer == "Yes"];
                 ++answers[std::string(to_string(*q.about->color))][q.answer == "Yes"];

@@ -96,7 +96,7 @@ TEST_CASE("shapes/scene: shares, counts, limits") {
         for (const Object& a : scene.objects) {
             REQUIRE(!held_out(a.shape, a.color));
             if (a.cut) continue;
-            const Box box = a.box();
+            const shapes::Box box = a.box();
             REQUIRE((box.x1 >= 0 && box.y1 >= 0 && box.x2 <= scene.width * px && box.y2 <= scene.height * px));
             if (scene.label) REQUIRE(overlap_area(scene.label->box(), box) == 0);
             for (const Object& b : scene.objects)
@@ -144,12 +144,12 @@ TEST_CASE("shapes/draw: as many parts are painted as there are objects, each fil
         if (apart) CHECK(painted_parts(scene, image) == scene.objects.size());
         for (int y = 0; y < scene.height; ++y)
             for (int x = 0; x < scene.width; ++x) {
-                const Box  pixel{x * px, y * px, (x + 1) * px, (y + 1) * px};
+                const shapes::Box  pixel{x * px, y * px, (x + 1) * px, (y + 1) * px};
                 const bool inside = std::ranges::any_of(scene.objects, [&](const Object& o) { return overlap_area(o.box().grown(1), pixel) > 0; });
                 if (!inside) REQUIRE(is_background(scene, image.row(static_cast<std::size_t>(y)) + 3 * x));
             }
         for (const Object& o : scene.objects) {  // something is painted in the outermost pixel of each side, a 16th off at most
-            const Box  box = o.box();
+            const shapes::Box  box = o.box();
             const auto painted = [&](int x1, int y1, int x2, int y2) {
                 for (int y = y1 / px; y <= y2 / px && y < scene.height; ++y)
                     for (int x = x1 / px; x <= x2 / px && x < scene.width; ++x)
@@ -170,7 +170,7 @@ TEST_CASE("shapes/draw: a square covers pixels by area") {
     Object o{.shape = Shape::square, .center = {20 * px + 5, 30 * px + 3}, .radius = 128, .tone = {255, 255, 255}};
     scene.objects = {o};
     const Image image = draw(scene);
-    const Box   box = o.box();
+    const shapes::Box   box = o.box();
     double      sum = 0;
     for (std::size_t i = 0; i < image.pixels.size(); i += 3) sum += image.pixels.data()[i] / 255.0;
     const double area = box.area() / double{px * px}, edge = (box.width() + box.height()) * 2 / double{px};

@@ -68,6 +68,11 @@ private:
     std::vector<float> values_;
 };
 
+inline double at(const Array& a, std::size_t i, std::size_t j) { return static_cast<double>(a(i, j)); }
+
+/// What scores of attention are multiplied by.
+inline float scale_of(std::size_t head_dim) { return 1 / std::sqrt(static_cast<float>(head_dim)); }
+
 /// The largest ratio of |found - expected| to its bound over a matrix; expected(i, j) and bound(i, j) in f64. At most 1
 /// where everything is within its bound, infinite for NaN.
 template <class Expected, class Bound>

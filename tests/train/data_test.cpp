@@ -30,8 +30,8 @@ namespace {
 using Order = std::vector<std::size_t>;
 const std::filesystem::path pictures = std::filesystem::path(PRISM_TEST_DATA) / "images";
 
-Tokenizer llama() { return Tokenizer::open(std::filesystem::path(PRISM_TEST_DATA) / "reference/tokenizers/llama"); }
-Tokenizer phi() { return Tokenizer::open(std::filesystem::path(PRISM_TEST_DATA) / "reference/tokenizers/phi"); }
+Tokenizer llama_tokenizer() { return Tokenizer::open(std::filesystem::path(PRISM_TEST_DATA) / "reference/tokenizers/llama"); }
+Tokenizer phi_tokenizer() { return Tokenizer::open(std::filesystem::path(PRISM_TEST_DATA) / "reference/tokenizers/phi"); }
 
 ConversationFile conversations(const std::string& text, ConversationOptions options = {}) { return ConversationFile{in_memory(text, "chat.json"), options}; }
 
@@ -65,7 +65,7 @@ struct Fixture {
         return folder.write("chat.json", text + "]");
     }
     LlavaExamples open(BadExamples bad = BadExamples::refuse) const {
-        return {write(), pictures, llama(),
+        return {write(), pictures, llama_tokenizer(),
                 {.format = prompt_format::pure(), .transforms = {{.size = 28}, {.stats = statistics::half, .strategy = Resize::letterbox, .size = 14}}, .bad = bad}};
     }
 };
@@ -211,7 +211,7 @@ TEST_CASE("train/data: labels are the reference's") {
         CHECK(c.ids == test::Ids{1, 1831, 21684, 2857, 15252, 17252, 29871, 29941, 448, 297, 305, 9127, 3370, 1701, 314, 1775, 509, 404, 304, 2496, 2});
     }
 
-    const Tokenizer           tokenizer = llama();
+    const Tokenizer           tokenizer = llama_tokenizer();
     const auto                ids_of = [](const Tokenizer& t, std::string_view text, bool special) { return t.encode(text, {.add_special = special, .parse_special = true}); };
     const std::vector<Turn>   three{{Role::human, "<image>\nWhat is it?"}, {Role::gpt, "A cat."}, {Role::human, " Why? "}, {Role::gpt, ""}};
     struct Expected {
@@ -224,7 +224,7 @@ TEST_CASE("train/data: labels are the reference's") {
                               Expected{prompt_format::llama2_chat(), {chat + "What is it? [/INST]", "A cat.</s>", "[INST] Why? [/INST]", " </s>"}},
                               Expected{prompt_format::mistral_instruct(), {"[INST] What is it? [/INST]", "A cat.</s>", "[INST] Why? [/INST]", " </s>"}},
                               Expected{prompt_format::phi(), {"<|endoftext|>Input: What is it?\nOutput: ", "A cat.\n<|endoftext|>", "Input: Why?\nOutput: ", " \n<|endoftext|>"}}}) {
-        const Tokenizer t = e.format.turns_stripped ? tokenizer : phi();
+        const Tokenizer t = e.format.turns_stripped ? tokenizer : phi_tokenizer();
         TokenRow        expected;
         for (std::size_t k = 0; k < 4; ++k) {
             const auto ids = ids_of(t, e.turns[k], k == 0);
@@ -257,7 +257,7 @@ TEST_CASE("train/data: rows, batches and orders are those that the reference's o
         const std::string& id = backbone;
         CAPTURE(id);
         const PromptFormat format = prompt_builder_for(id).format();
-        Tokenizer          tokenizer = id == "phi-2-3b" ? phi() : llama();
+        Tokenizer          tokenizer = id == "phi-2-3b" ? phi_tokenizer() : llama_tokenizer();
         tokenizer.add_special(id == "phi-2-3b" ? "<|pad|>" : "<PAD>", SpecialRole::pad);
         const auto limit = golden["max_tokens"][id].get<std::size_t>();
         Batch      batch;
@@ -390,7 +390,7 @@ TEST_CASE("train/data: what a worker cannot read reaches the consumer with file 
     }
 
     const auto          annotations = fixture.folder.write("one.json", "[" + row("broken.jpg", 1) + "]");
-    const LlavaExamples cut{annotations, fixture.folder.path(), llama(), {.format = prompt_format::pure(), .transforms = {{.size = 14}}}};
+    const LlavaExamples cut{annotations, fixture.folder.path(), llama_tokenizer(), {.format = prompt_format::pure(), .transforms = {{.size = 14}}}};
     Loader              loader{cut, in_order(1, 1)};
     CHECK_THROWS_AS(loader.next(), ExampleError);
 

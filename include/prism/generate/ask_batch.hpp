@@ -90,6 +90,7 @@ std::vector<Answer> ask_batch(B& be, const M& model, const ChatParts& parts, std
         const auto               together = std::span<const BatchItem<B>>(items).subspan(first, std::min(group, items.size() - first));
         std::vector<std::size_t> room;  // tokens that still fit, by item
         for (const auto& item : together) room.push_back(parts.max_tokens - item.ids.size() - item.soft.rows());
+        generate.max_new_tokens = std::min(options.max_new_tokens, *std::ranges::max_element(room) + 2);  // caches are taken for as many
         const auto on_token = [&](std::size_t i, std::int32_t id) {
             const bool wanted = !options.on_token || options.on_token(first + i, id);
             return room[i] > 0 && (--room[i], wanted);

@@ -23,6 +23,7 @@ namespace prism {
 struct Prompt {
     std::string               text;  // as the tokenizer got it
     std::vector<std::int32_t> ids;
+    std::size_t               n_ids = ids.size();  // before it was cut to the longest that the model takes
 };
 
 /// What a conversation needs besides the model: how text becomes tokens, questions prompts, and pictures pixels.
@@ -33,18 +34,19 @@ struct ChatParts {
     std::size_t                 max_tokens = 2048;     // of picture, prompts and answers together
     std::size_t                 llm_max_length = 2048;  // of one prompt's text; longer ones are cut at the end, as in the reference
     std::optional<std::int32_t> image_token = {};      // LLaVA: the token that the picture replaces
+    bool                        raw_has_control_tokens = true;  // where a prompt as it stands spells them
 
     /// A question in the model's own form, after the turns that `prompts` holds. Text that spells a control token stays
     /// text.
     Prompt ask(std::string_view question) const {
         PromptBuilder turn = prompts;
         turn.add_turn(Role::human, question);
-        return {turn.prompt(), tokenizer.encode(turn.pieces())};
+        return cut({turn.prompt(), tokenizer.encode(turn.pieces())});
     }
     /// A prompt as it stands. Control tokens that it spells are control tokens.
-    Prompt raw(std::string_view prompt) const { return {std::string(prompt), tokenizer.encode(prompt, {.parse_special = true})}; }
+    Prompt raw(std::string_view prompt) const { return cut({std::string(prompt), tokenizer.encode(prompt, {.parse_special = raw_has_control_tokens})}); }
 
-    /// Cuts ids to the longest prompt there may be and returns before which of them the picture stands.
+    /// Returns before which of the ids the picture stands; where a token keeps its place, takes that out.
     std::size_t place_picture(std::vector<std::int32_t>& ids, bool has_picture) const {
         if (image_token) {
             const auto at = std::ranges::find(ids, *image_token);
@@ -53,8 +55,13 @@ struct ChatParts {
             if (has_picture) ids.erase(at);
             return index;
         }
-        if (ids.size() > llm_max_length) ids.resize(llm_max_length);
         return 1;
+    }
+
+private:
+    Prompt cut(Prompt prompt) const {
+        if (!image_token && prompt.ids.size() > llm_max_length) prompt.ids.resize(llm_max_length);
+        return prompt;
     }
 };
 
@@ -76,7 +83,7 @@ struct Answer {
 /// The tokenizer of a folder's model. Throws LoadError without one.
 template <Backend B>
 const Tokenizer& tokenizer_of(const Pretrained<B>& p) {
-    if (!p.tokenizer) throw LoadError{p.model.config.model_id, "has no tokenizer: its folder needs tokenizer.json, tokenizer.model or vocab.json with merges.txt"};
+    if (!p.tokenizer) throw LoadError{p.tokenizer_folder.string(), "holds no tokenizer: tokenizer.json, tokenizer.model, or vocab.json with merges.txt"};
     return *p.tokenizer;
 }
 
@@ -120,9 +127,12 @@ public:
     void restart() { parts_.prompts = fresh_prompts_; }
 
     /// One more turn: the question in the model's own prompt form, and the answer, which becomes part of the conversation.
-    /// Text that spells a control token stays text. Throws ConfigError when it does not fit, GenerationError.
+    /// Text that spells a control token stays text. Throws ConfigError when the conversation has become too long, GenerationError.
     Answer ask(std::string_view question, const AskOptions& options = {}) {
-        Answer answer = complete(parts_.ask(question), options);
+        Prompt prompt = parts_.ask(question);
+        if (parts_.prompts.n_turns() > 0 && prompt.ids.size() < prompt.n_ids)  // a first question is cut as in the reference; here the question would go
+            throw ConfigError{"prompt", std::to_string(prompt.n_ids) + " tokens with all turns so far", "at most " + std::to_string(prompt.ids.size())};
+        Answer answer = complete(std::move(prompt), options);
         parts_.prompts.add_turn(Role::human, question);
         parts_.prompts.add_turn(Role::gpt, answer.text);
         return answer;

@@ -53,7 +53,7 @@ struct Action {
 };
 
 struct PolicyOptions {
-    std::size_t max_tokens = 640;        // of picture, instruction and action together
+    std::size_t max_tokens = 0;            // of picture, instruction and action together; 0: room for an instruction of some hundred words
     bool        action_rows_only = false;  // score only the rows of the head that are actions: faster, never another token
 };
 
@@ -77,7 +77,7 @@ class Policy {
 public:
     /// Throws ConfigError for an unknown key. The model has to outlive the policy.
     Policy(B& be, const Pretrained<B>& vla, const std::string& unnorm_key = {}, PolicyOptions options = {})
-        : vla_(&vla), statistics_(action_statistics_for(vla.action_statistics, unnorm_key)), options_(options), tokenizer_(&tokenizer_of(vla)),
+        : vla_(&vla), statistics_(action_statistics_for(vla.action_statistics, unnorm_key)), options_(with_room(vla.model, options)), tokenizer_(&tokenizer_of(vla)),
           actor_(make_actor(be)) {}
 
     std::size_t n_dimensions() const { return statistics_.q01.size(); }
@@ -95,6 +95,11 @@ public:
 private:
     using Actor = typename detail::Actor<B>::type;
 
+    static PolicyOptions with_room(const Prismatic<B>& model, PolicyOptions options) {
+        if (options.max_tokens == 0) options.max_tokens = std::min(model.llm.max_positions(), model.n_soft_tokens() + 384);
+        return options;
+    }
+
     Actor make_actor(B& be) const {
         if constexpr (RecordingBackend<B>) return Actor(be, vla_->model, options_.max_tokens);
         else return Actor(be, *vla_, options_.max_tokens);
@@ -105,6 +110,8 @@ private:
 
     Action act(const Image& image, std::string prompt, std::vector<std::int32_t> ids) {
         if (tokenizer_->token(lone_space) == "\xe2\x96\x81" && (ids.empty() || ids.back() != lone_space)) ids.push_back(lone_space);
+        expect_room(ids.size(), vla_->model.n_soft_tokens(), options_.max_tokens);
+        expect_room(ids.size() + n_dimensions(), vla_->model.n_soft_tokens(), options_.max_tokens + 1);  // the action's last token is not read
         Action          action{.prompt = std::move(prompt), .input_ids = ids};
         const auto      start = std::chrono::steady_clock::now();
         GenerateOptions generate{.max_new_tokens = n_dimensions()};

@@ -155,8 +155,11 @@ private:
 ///     file.commit();       // without this the old file, or none, stays
 class NewFile {
 public:
-    /// Throws LoadError when the folder cannot be written to.
+    /// Throws LoadError when the folder cannot be written to, or something that is no file has that name.
     explicit NewFile(std::filesystem::path path) : path_(std::move(path)) {
+        std::error_code ignored;
+        if (const auto there = std::filesystem::status(path_, ignored); std::filesystem::exists(there) && !std::filesystem::is_regular_file(there))
+            throw LoadError{path_.string(), std::filesystem::is_directory(there) ? "is a folder" : "is no file that could be replaced"};
         static std::atomic<unsigned> counter{0};
         beside_ = path_;
         beside_ += ".new-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);

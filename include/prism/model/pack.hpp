@@ -99,7 +99,7 @@ VitConfig loaded_config(const Vit<B>& vit) {
 template <Backend B>
     requires std::same_as<typename B::space, host>
 Packing packing(const Pretrained<B>& pretrained) {
-    const auto& [layout, model, tokenizer, prompt_style, picture_at, image_token, action_statistics, action_vocabulary] = pretrained;
+    const auto& [layout, model, tokenizer, prompt_style, picture_at, image_token, action_statistics, action_vocabulary, folder] = pretrained;  // where it was found is no part of it
     PrismaticConfig config = model.config;
     for (std::size_t i = 0; i < config.towers.size(); ++i) config.towers[i].vit = detail::loaded_config(model.towers[i]);
     Json statistics = Json::object();

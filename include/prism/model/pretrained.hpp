@@ -80,6 +80,7 @@ struct Pretrained {
     std::optional<std::int32_t>             image_token{};           // LLaVA: the token that the picture replaces
     std::map<std::string, ActionStatistics> action_statistics{};   // by dataset; OpenVLA
     ActionVocabulary                        action_vocabulary{};
+    std::filesystem::path                   tokenizer_folder{};    // where one was looked for
 
     PromptBuilder prompts() const { return prompt_builder_for(prompt_style); }
 };

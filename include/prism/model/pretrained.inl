@@ -95,13 +95,25 @@ inline std::filesystem::path tower_folder(const std::filesystem::path& root, std
     throw LoadError{root.string(), "holds no folder '" + std::string(key) + "' for that vision tower"};
 }
 
+/// What `look_up` finds under the name at `key`. Where it knows none, the error names the file, too.
+template <class LookUp>
+decltype(auto) known(const ConfigReader& config, std::string_view key, LookUp&& look_up) {
+    const std::string name = config.text(key);
+    try {
+        return look_up(name);
+    } catch (const ConfigError& e) { config.refuse(key, e.allowed); }
+}
+
 /// A tower of a backbone as its folder describes it, or as published where that has no config.json.
 inline TowerConfig tower_of_backbone(const BackboneSpec& backbone, std::size_t i, const std::filesystem::path& folder, Resize strategy) {
     const TowerSpec& spec = backbone.towers[i];
     VitConfig        vit = tower_config(backbone, i);
     Statistics       stats = tower_statistics(spec.key);
-    if (!folder.empty() && std::filesystem::exists(folder / "config.json")) {
-        const auto json = ConfigReader::open(folder / "config.json");
+    // A config.json of timm's says what its tower is; one of Hugging Face's says less, and that tower is as published.
+    std::optional<ConfigReader> found;
+    if (!folder.empty() && std::filesystem::exists(folder / "config.json")) found = ConfigReader::open(folder / "config.json");
+    if (found && found->has("architecture")) {
+        const ConfigReader& json = *found;
         const bool args = json.has("model_args");
         vit = timm_config(json);
         if (!args || !json.object("model_args").has("img_size")) vit.image_size = backbone.image_size;
@@ -132,16 +144,16 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
     PrismaticConfig    c;
     std::string        strategy, arch;
     if (vla) {  // an OpenVLA run names the model that it started from
-        const RegisteredModel& base = registered_model(settings.text("base_vlm"));
+        const RegisteredModel& base = known(settings, "base_vlm", registered_model);
         c.model_id = base.id, c.vision_backbone_id = base.vision_backbone_id, c.llm_backbone_id = base.llm_backbone_id;
         strategy = to_string(base.image_resize_strategy), arch = base.arch_specifier;
     } else {
         c.model_id = settings.text("model_id");
-        c.vision_backbone_id = settings.text("vision_backbone_id");
-        c.llm_backbone_id = settings.text("llm_backbone_id");
+        c.vision_backbone_id = known(settings, "vision_backbone_id", backbone_from_id).id;
+        c.llm_backbone_id = known(settings, "llm_backbone_id", language_backbone_from_id).id;
         c.llm_max_length = settings.count("llm_max_length", 2048);
         strategy = settings.choice("image_resize_strategy", {"letterbox", "resize-naive", "resize-crop"});
-        arch = settings.text("arch_specifier");
+        known(settings, "arch_specifier", projector_from_arch), arch = settings.text("arch_specifier");
     }
     c.projector = projector_from_arch(arch);
     const BackboneSpec& backbone = backbone_from_id(c.vision_backbone_id);
@@ -173,7 +185,11 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
     if (holds_adapters(llm)) llm = adapted_run(be, config, llm, start.below("model.llm_backbone.llm"), llm_dir, tokenizer, options);
     take_vocabulary(c.llm, llm);
 
+    const std::size_t vocab = std::visit([](const auto& m) { return m.vocab_size; }, c.llm);
     Pretrained<B> p{.layout = Layout::prismatic_run, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = std::move(tokenizer), .prompt_style = c.llm_backbone_id};
+    p.tokenizer_folder = llm_dir;
+    // Actions are the last words of the tokenizer without those that were added to it; the table has room for 64 more, Phi's for others.
+    if (vla) p.action_vocabulary.size = c.llm_backbone_id.starts_with("phi") ? std::min<std::size_t>(vocab, 50257) : vocab > 64 ? vocab - 64 : vocab;
     Loading<B> loading{be, options.load};
     for (std::size_t i = 0; i < tower_files.size(); ++i) add_tower(loading, p.model.towers[i], tower_files[i]);
     loading.add(p.model.projector, projector);
@@ -220,11 +236,11 @@ Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const Pre
     const auto      config = ConfigReader::open(folder / "config.json");
     PrismaticConfig c;
     c.vision_backbone_id = config.text("vision_backbone_id");
-    c.llm_backbone_id = config.text("llm_backbone_id");
+    c.llm_backbone_id = known(config, "llm_backbone_id", language_backbone_from_id).id;
     c.model_id = config.text("model_type");
-    c.projector = projector_from_arch(config.text("arch_specifier"));
+    c.projector = known(config, "arch_specifier", projector_from_arch);
     c.llm_max_length = config.count("llm_max_length", 2048);
-    const BackboneSpec& backbone = backbone_from_id(c.vision_backbone_id);
+    const BackboneSpec& backbone = known(config, "vision_backbone_id", backbone_from_id);
     const Resize        strategy = resize_from_name(config.choice("image_resize_strategy", {"letterbox", "resize-naive", "resize-crop"}));
     const auto          sizes = config.counts("image_sizes", std::vector<std::size_t>(backbone.n_towers, backbone.image_size), 1 << 16);
     if (sizes.size() != backbone.n_towers) config.refuse("image_sizes", "one size a tower: " + std::to_string(backbone.n_towers));
@@ -256,6 +272,7 @@ Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const Pre
     const std::size_t vocab = std::visit([](const auto& m) { return m.vocab_size; }, c.llm), padding = config.count("pad_to_multiple_of", 64);
 
     Pretrained<B> p{.layout = Layout::openvla, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
+    p.tokenizer_folder = folder;
     p.action_vocabulary = {.size = vocab > padding ? vocab - padding : vocab, .n_bins = config.count("n_action_bins", 256, 1 << 16)};
     if (p.tokenizer) add_pad_token(*p.tokenizer, c.llm_backbone_id);
 
@@ -315,6 +332,7 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
     take_vocabulary(c.llm, llm);
 
     Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = open_tokenizer(folder), .prompt_style = c.llm_backbone_id};
+    p.tokenizer_folder = folder;
     p.image_token = static_cast<std::int32_t>(config.integer("image_token_index", 0, 1 << 24, 32000));
     Loading<B> loading{be, options.load};
     add_tower(loading, p.model.towers[0], parts.below("vision_tower"));
@@ -347,6 +365,7 @@ Pretrained<B> open_packed(B& be, Layout layout, const std::filesystem::path& fil
                     .prompt_style = c.text("prompt_style"), .picture_at = static_cast<std::size_t>(c.integer("picture_at", 0, 1 << 24))};
     if (c.has("image_token")) p.image_token = static_cast<std::int32_t>(c.integer("image_token", 0, 1 << 24));
     p.action_statistics = read_action_statistics(c.object("action_statistics"));
+    p.tokenizer_folder = file;
     p.action_vocabulary = {.size = c.object("action_vocabulary").count("size"), .n_bins = c.object("action_vocabulary").count("n_bins")};
     prism::load(be, p.model, packed.weights, {}, {}, options.load);
     return p;
@@ -385,7 +404,7 @@ Tokenizer tokenizer_from_pretrained(const std::filesystem::path& path, const Pre
     if (layout == Layout::openvla) added_by = config.text("llm_backbone_id");
     if (layout == Layout::prismatic_run)
         added_by = config.has("model") ? config.object("model").text("llm_backbone_id")
-                                       : std::string(registered_model(config.object("vla").text("base_vlm")).llm_backbone_id);
+                                       : std::string(detail::known(config.object("vla"), "base_vlm", registered_model).llm_backbone_id);
     Tokenizer tokenizer = Tokenizer::open(layout != Layout::prismatic_run ? path : options.llm_dir.empty() ? path / "llm" : options.llm_dir);
     if (!added_by.empty()) detail::add_pad_token(tokenizer, added_by);
     return tokenizer;

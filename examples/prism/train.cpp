@@ -28,15 +28,16 @@ namespace {
 using namespace prism;
 
 /// The checkpoint whose parts a stage starts from: the one that is named, the one of the stage before, or, for fine-tuning
-/// after an alignment, that of the alignment run with the same id.
+/// after an alignment, that of the alignment run whose id differs in the stage alone.
 std::optional<std::filesystem::path> first_checkpoint(const TrainConfig& config, std::size_t i, const std::filesystem::path& before) {
     if (i > 0) return before;
     if (config.pretrained_checkpoint) return config.pretrained_checkpoint;
     if (config.stages[0] == Stage::align || config.arch_specifier.starts_with("no-align")) return std::nullopt;
-    const auto aligned = config.run_root_dir / config.id_of(Stage::align) / "checkpoints" / "latest-checkpoint.pt";
-    if (config.run_id || !std::filesystem::exists(aligned))
-        throw ConfigError{"pretrained_checkpoint", "", "the checkpoint of an alignment, because '" + config.arch_specifier + "' begins with one" +
-                                                           (config.run_id ? "" : "; " + aligned.string() + " is not there")};
+    const auto id = config.alignment_id();
+    const auto aligned = config.run_root_dir / id.value_or("") / "checkpoints" / "latest-checkpoint.pt";
+    if (!id || !std::filesystem::exists(aligned))
+        throw ConfigError{"pretrained_checkpoint", "", "the checkpoint of an alignment, because '" + config.arch_specifier + "' begins with one; " +
+                                                           (id ? aligned.string() + " is not there" : "the run_id does not name the stage, and so no alignment run")};
     return aligned;
 }
 
@@ -64,6 +65,7 @@ void train(const Common& asked, const Train& args) {
     Cpu&                  cpu = *cpu_made;
     StageResult           result;
     std::size_t           steps = 0;
+    std::uint64_t         skipped = 0;
     std::filesystem::path before;
     for (std::size_t i = 0; i < config.stages.size(); ++i) {
         const Stage stage = config.stages[i];
@@ -123,17 +125,19 @@ void train(const Common& asked, const Train& args) {
         result = train_stage(*trainer, examples, plan, folder.get(), hooks);
         watched.bar.reset();
         ranks.together([&] {
-            if (folder && result.finished) trainer->finish(cpu, *folder, config.llm_dir);
+            if (folder && result.finished) trainer->finish(cpu, *folder, first_language_model(config, first));
         });
         steps += result.steps, before = ranks.of_first(folder ? folder->latest().string() : "");
+        skipped += result.loader.skipped + examples.file().n_skipped();
         if (!folder) continue;
+        if (!result.loader.first_skipped.empty()) note(common, "examples were left out while training; the first: " + result.loader.first_skipped);
         char text[160];
         std::snprintf(text, sizeof text, ": %zu steps, loss %.4f; waited %.1f s for data, in %llu of %llu batches; %llu examples left out", result.steps, result.loss,
                       result.loader.waited_s, static_cast<unsigned long long>(result.loader.waits), static_cast<unsigned long long>(result.loader.batches),
                       static_cast<unsigned long long>(result.loader.skipped + examples.file().n_skipped()));
         if (!common.json) std::cout << folder->path().string() << text << '\n';
     }
-    if (common.json && ranks.first()) print({{"steps", steps}, {"loss", result.loss}});
+    if (common.json && ranks.first()) print({{"steps", steps}, {"loss", result.loss}, {"skipped", skipped}});
 }
 
 }  // namespace

@@ -72,6 +72,7 @@ TEST_CASE("program/train: two stages, and a folder that can be asked") {
     command.push_back("--json");
     const Json trained = run(command).json();
     CHECK(trained["steps"] == 2 + 12);
+    CHECK(trained["skipped"] == 0);
     const Checkpoint aligned = Checkpoint::open(world.folder("align") / "checkpoints/latest-checkpoint.pt");
     CHECK(aligned.below("model.llm_backbone").tensors().empty());
     CHECK_FALSE(aligned.below("model.projector").tensors().empty());
@@ -83,6 +84,24 @@ TEST_CASE("program/train: two stages, and a folder that can be asked") {
     CHECK(answer(world.folder("finetune")).size() > 0);
     const Ran again = run(command);  // all is done
     CHECK(again.json()["steps"] == 14);
+    const Ran own = run({"train", (world.folder("finetune") / "config.json").string(), "--threads", "1", "--json"});  // finds its alignment
+    CHECK(own.json()["steps"] == 12);
+}
+
+TEST_CASE("program/train: examples that are skipped are counted, and the first is named") {
+    World world;
+    Json  rows = parse_json(read_file(world.scratch.path("captions.json")), "captions");
+    rows[3]["image"] = "none.jpg", rows[5] = 5;
+    world.scratch.write("captions.json", rows.dump());
+    world.config["stage"] = "align", world.config["prism"]["bad_examples"] = "skip", world.config["model"]["align_per_device_batch_size"] = 1;
+    auto command = world.command();
+    command.push_back("--json");
+    for (int again = 0; again < 2; ++again) {
+        const Ran ran = run(command);
+        CHECK(ran.json()["skipped"] == 2);
+        CHECK(ran.err.find("example 5: 'example' is no object") != std::string::npos);
+        CHECK((ran.err.find("left out while training; the first: " + world.scratch.path("captions.json") + ": example 3: 'image' cannot be used") != std::string::npos) == (again == 0));
+    }
 }
 
 namespace {
@@ -123,6 +142,7 @@ TEST_CASE("program/train: adapters as well, and in the end they are merged") {
     expect_same_when_killed(world, {"finetune+lora-r4"}, {"checkpoints/latest-checkpoint.pt", "resume.bundle", "adapter_model.safetensors", "adapter_config.json"});
     const fs::path run = world.folder("finetune+lora-r4"), latest = run / "checkpoints/latest-checkpoint.pt";
     const Json     merged = answer(run);
+    CHECK(read_json(run / "adapter_config.json")["base_model_name_or_path"] == world.config["prism"]["llm_dir"]);
     fs::path       last;  // the last point of the run, which has adapters alone, as if it went on
     for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
         if (entry.path().filename().string().starts_with("step-000012")) last = entry.path();

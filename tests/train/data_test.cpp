@@ -184,6 +184,15 @@ TEST_CASE("train/data: a bad row names file, index and field") {
     CHECK(kept.skipped()[1].index == 2);
     CHECK(kept.row(1) == 3);
     CHECK_THROWS_AS(conversations("[{}]", {.bad = BadExamples::skip}), ConfigError);
+
+    for (const char* other : {"3", "-1.5e3", "null", "\"a, {\\\" ]\"", "[{}, [\"]\"]]"}) CHECK(problem_of(other) == "example is no object");
+    for (const char* no_json : {"{\"a\" 3}", "{\"a\": \"\xff\"}", "{\"a\": 1, \"a\": 2}", "{\"a\": bad}", "[1, }]", "nothing"}) {
+        CHECK(problem_of(no_json).starts_with("JSON is wrong at byte 1"));
+        const auto others = conversations("[" + row("", 1) + ", " + no_json + " , " + row("a.png", 2) + "]", {.bad = BadExamples::skip});
+        CHECK(others.size() == 2);
+        REQUIRE(others.n_skipped() == 1);
+        CHECK(others.skipped()[0].index == 1);
+    }
     CHECK_THROWS_AS(conversations("[]"), ConfigError);
 }
 
@@ -191,12 +200,9 @@ TEST_CASE("train/data: what is not JSON is refused wherever it stops") {
     const std::string good = "[" + row("a.png", 2) + ", " + row("", 1) + "]";
     CHECK(conversations(good).size() == 2);
     for (std::size_t n = 1; n < good.size(); ++n) CHECK_THROWS_AS(conversations(good.substr(0, n)), FormatError);
-    for (const std::string& text : {good + "x", "{}" + good, std::string("[3]"), "[" + row("", 1) + row("", 1) + "]", "[" + row("", 1) + ",]", std::string("[,]"), std::string("[{]"),
-                                    std::string("[{\"a\" 3}]"), std::string("[{\"a\": \"\xff\"}]"), std::string("[{\"a\": 1, \"a\": 2}]"), std::string("{\"a\": []}")})
+    for (const std::string& text : {good + "x", "{}" + good, "[" + row("", 1) + row("", 1) + "]", "[" + row("", 1) + ",]", std::string("[,]"), std::string("[{]"), std::string("[}]"),
+                                    std::string("[3"), std::string("[\"3]"), std::string("[[]"), std::string("[3 4]"), std::string("{\"a\": []}")})
         CHECK_THROWS_AS(conversations(text, {.bad = BadExamples::skip}), FormatError);
-    try {
-        conversations("[" + row("", 1) + ", {\"a\": bad}]");
-    } catch (const FormatError& e) { CHECK(std::string(e.what()).find("in example 1") != std::string::npos); }
     CHECK_THROWS_AS(ConversationFile::open("/nowhere/chat.json"), LoadError);
 }
 
@@ -300,6 +306,9 @@ TEST_CASE("train/data: a batch is ragged, and padded as the reference pads it") 
     batch.add({{1, 9}, {-100, 9}}, 3, false);
     CHECK(batch.n_rows() == 2);
     CHECK(batch.n_supervised() == 3);
+    Batch first_only;  // which nothing predicts
+    first_only.add({{1, 9}, {1, -100}}, 0, false);
+    CHECK(first_only.n_supervised() == 0);
     CHECK(batch.picture_rows == Order{0});
     CHECK(std::ranges::equal(batch.row_ids(1), std::vector<std::int32_t>{1, 9}));
     const PaddedBatch p = padded(batch, 0, 2048);
@@ -386,7 +395,13 @@ TEST_CASE("train/data: what a worker cannot read reaches the consumer with file 
         CHECK(skipping.next()->examples == Order{6});
 
         Loader alone{examples, [](std::size_t) { return Order{3}; }, {.bad = BadExamples::skip}};
-        CHECK_THROWS_AS(alone.next(), ExampleError);
+        batch = alone.next();
+        REQUIRE(batch != nullptr);
+        CHECK(batch->n_rows() == 0);
+        CHECK(batch->pixels[0].empty());
+        CHECK(alone.next()->n_rows() == 0);
+        CHECK(alone.counts().skipped == 2);
+        CHECK(alone.counts().first_skipped.find("example 3: 'image' ") != std::string::npos);
     }
 
     const auto          annotations = fixture.folder.write("one.json", "[" + row("broken.jpg", 1) + "]");
@@ -398,6 +413,31 @@ TEST_CASE("train/data: what a worker cannot read reaches the consumer with file 
     CHECK_THROWS_WITH_AS(lost.next(), "no plan", Error);
     Loader outside{cut, [](std::size_t) { return Order{1}; }};
     CHECK_THROWS_AS(outside.next(), ConfigError);
+}
+
+TEST_CASE("train/data: rows that teach nothing are no batch, and harmless beside others") {
+    const Fixture       fixture;
+    const LlavaExamples examples{fixture.write(), pictures, llama_tokenizer(), {.format = prompt_format::pure(), .transforms = {{.size = 14}}, .max_tokens = 5}};  // before any answer
+    Loader              loader{examples, in_order(7, 2)};
+    for (int again = 0; again < 2; ++again) {
+        try {
+            loader.next();
+            FAIL("no error");
+        } catch (const ExampleError& e) {
+            CHECK(e.file == examples.name(0) + "; " + examples.name(1));
+            CHECK(e.field == "conversations");
+        }
+    }
+    Loader skipping{examples, in_order(7, 2), {.bad = BadExamples::skip}};
+    for (int k = 0; k < 4; ++k) CHECK(skipping.next()->n_rows() == 0);
+    CHECK(skipping.next() == nullptr);
+    CHECK(skipping.counts().skipped == 7);
+    CHECK(skipping.counts().first_skipped.starts_with(examples.name(0) + "; "));
+
+    const auto          annotations = fixture.folder.write("mixed.json", R"([{"conversations": [{"from": "human", "value": "a"}]}, )" + row("", 1) + "]");
+    const LlavaExamples mixed{annotations, pictures, llama_tokenizer(), {.format = prompt_format::pure(), .transforms = {{.size = 14}}}};
+    Loader              both{mixed, in_order(2, 2)};
+    CHECK(both.next()->n_rows() == 2);
 }
 
 TEST_CASE("train/data: a loader stops at any moment") {

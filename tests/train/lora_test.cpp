@@ -58,6 +58,18 @@ bool adapted(const std::string& name) { return name.ends_with("q_proj.weight") |
 
 }  // namespace
 
+TEST_CASE("train/lora: adapters name the language model that their stage began with") {
+    const TempFolder   temp;
+    TrainConfig        config;
+    std::vector<float> weight(1);
+    config.llm_dir = "llm";
+    const fs::path aligned = temp.path() / "aligned.pt", whole = small / "checkpoints/latest-checkpoint.pt";
+    write_torch(aligned, {{"model", prism::detail::model_dict({{"projector.projector.0.weight", {1}, weight}})}});
+    CHECK(first_language_model(config, {}) == "llm");
+    CHECK(first_language_model(config, aligned) == "llm");
+    CHECK(first_language_model(config, whole) == whole);
+}
+
 TEST_CASE("train/run: a stage with adapters that was stopped ends with the same bytes, and leaves an ordinary folder beside the adapters") {
     const TempFolder whole, parts;
     Adapted          unbroken;

@@ -14,6 +14,9 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <mutex>
+#include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -48,12 +51,24 @@ struct Numbers {
     }
 };
 
+/// Of ten examples in a row, two cannot be used and one has nothing to learn.
+struct Holes : Numbers {
+    using Numbers::Numbers;
+    TokenRow tokens(std::size_t i) const {
+        if (i % 10 == 1 || i % 10 == 6) throw ExampleError{"holes", i, "image", "is a hole"};
+        TokenRow row = Numbers::tokens(i);
+        if (i % 10 == 3) row.labels.assign(row.labels.size(), ignored_label);
+        return row;
+    }
+};
+
 /// Learns a number for each token, with AdamW; alone or as one of several ranks.
 struct Toy {
     Ranks              ranks{};
     std::vector<float> w = std::vector<float>(8, 0.5f), b = std::vector<float>(1, 0.0f), gradient = std::vector<float>(9), m = std::vector<float>(9), v = std::vector<float>(9);
     std::uint64_t      steps = 0;
-    std::size_t        micro_steps = 0, nan_at = 0, bad_gradient_at = 0;
+    std::size_t        micro_steps = 0, passed_over = 0, nan_at = 0, bad_gradient_at = 0;
+    std::vector<double> losses{};  // of micro-steps
 
     double micro_step(const Batch& batch, double scale) {
         if (++micro_steps == nan_at) return std::nan("");
@@ -66,8 +81,10 @@ struct Toy {
             const auto g = static_cast<float>(2 * static_cast<double>(error) * scale / n);
             gradient[static_cast<std::size_t>(id)] += g, gradient[8] += g;
         }
+        losses.push_back(loss);
         return loss;
     }
+    void pass_over() { ++passed_over; }
     double step(double rate) {
         ++steps;
         double     norm = 0;
@@ -100,7 +117,7 @@ struct Toy {
         return {{"m", {n}, std::span(m).subspan(first, n)}, {"v", {n}, std::span(v).subspan(first, n)}};
     }
 };
-static_assert(StageTrainer<Toy>);
+static_assert(StageTrainer<Toy> && CountsMicroSteps<Toy>);
 static_assert(ExampleSource<Numbers>);
 
 StagePlan plan_of(std::size_t epochs, std::size_t checkpoint_every = 0) {
@@ -151,6 +168,23 @@ TEST_CASE("train/run: a configuration has Prismatic's keys and values") {
     CHECK(tiny.align.learning_rate == 1e-3);
     CHECK(tiny.finetune.weight_decay == 0.1);
     CHECK(tiny.id_of(Stage::align) == "mine+tiny+stage-align+x7");
+    for (const Stage stage : tiny.stages) {  // a run's own config.json is one, for the other stage as well
+        const auto own = of(tiny.json_of(stage));
+        CHECK(own.align_data == tiny.align_data);
+        CHECK(own.finetune_data == tiny.finetune_data);
+        CHECK(own.identity_of(stage) == tiny.identity_of(stage));
+        CHECK(own.alignment_id() == (stage == Stage::finetune ? std::optional<std::string>("mine+tiny+stage-align+x7") : std::nullopt));
+    }
+    const auto aligned = [&](const char* id, const char* stage = "finetune") {
+        Json named = tiny_config();
+        named["stage"] = stage, named["run_id"] = id;
+        return of(named).alignment_id().value_or("none");
+    };
+    CHECK(aligned("a+7b+stage-finetune+x7") == "a+7b+stage-align+x7");
+    CHECK(aligned("a+7b+stage-finetune+lora-r32+x7") == "a+7b+stage-align+x7");
+    CHECK(aligned("a+7b+stage-finetune+lora-r32") == "a+7b+stage-align");
+    CHECK(aligned("a+stage-full-finetune+x7", "full-finetune") == "a+stage-align+x7");
+    for (const char* id : {"mine", "a+stage-full-finetune+x7", "a+stage-finetuned+x7", "a+stage-align+x7"}) CHECK(aligned(id) == "none");
     Json null_prism = tiny_config();
     null_prism["prism"] = nullptr;
     CHECK(of(null_prism).identity_of(Stage::align) == tiny.identity_of(Stage::align));
@@ -279,6 +313,24 @@ TEST_CASE("train/run: a stage leaves Prismatic's folder, and its metrics") {
     CHECK_THROWS_AS(restore_parameters({{"projector.projector.0.weight", {8}, other.w}}, folder.latest()), LoadError);
 }
 
+TEST_CASE("train/run: the loss of a step is the mean over all of its batches, more than 128 as well") {
+    const TempFolder temp;
+    const Numbers    numbers(200);  // 150 with pictures, 50 without: a step of 200 batches for each
+    Toy              toy;
+    auto             folder = folder_in(temp);
+    StagePlan        plan = plan_of(1);
+    plan.settings.global_batch_size = 200, plan.settings.per_device_batch_size = 1;
+    train_stage(toy, numbers, plan, folder);
+    const auto lines = folder.metrics();
+    REQUIRE(lines.size() == 2);
+    REQUIRE(toy.losses.size() == 400);
+    const auto mean = [&](std::size_t from, std::size_t n) { return std::accumulate(toy.losses.begin() + static_cast<std::ptrdiff_t>(from), toy.losses.begin() + static_cast<std::ptrdiff_t>(from + n), 0.0) / static_cast<double>(n); };
+    for (std::size_t i = 0; i < 2; ++i) {
+        CHECK(lines[i]["Finetune/Loss (Raw)"] == mean(200 * i, 200));
+        CHECK(lines[i]["Finetune/Loss"] == mean(200 * i + 72, 128));
+    }
+}
+
 TEST_CASE("train/run: a cap on steps ends a stage in the middle of an epoch, or takes more epochs") {
     const Numbers numbers(37);
     for (const std::size_t cap : {4U, 15U}) {
@@ -299,6 +351,11 @@ TEST_CASE("train/run: a cap on steps ends a stage in the middle of an epoch, or 
     StagePlan        large = plan_of(1);
     large.stage = Stage::align;  // does not repeat examples
     CHECK_THROWS_AS(train_stage(toy, few, large, folder), ConfigError);
+    StagePlan forever = plan_of(1);
+    forever.settings.max_steps = 600;  // 100 epochs of 6
+    CHECK(StageOrder{forever, numbers.sizes()}.n_steps == 600);
+    forever.settings.max_steps = 601;
+    CHECK_THROWS_WITH_AS(train_stage(toy, numbers, forever, folder), "'max_steps' is 601; allowed: at most the 600 steps of 100 epochs", ConfigError);
 }
 
 TEST_CASE("train/run: a run that was stopped goes on with the same bits") {
@@ -321,12 +378,35 @@ TEST_CASE("train/run: a run that was stopped goes on with the same bits") {
     CHECK(timeless(folder) == timeless(whole_folder));
     CHECK(read_file(folder.latest()) == read_file(whole_folder.latest()));
 
-    StagePlan other = plan_of(3);
-    other.identity = {{"seed", 8}};
-    try {
-        train_stage(last, numbers, other, folder);
-        FAIL("no error");
-    } catch (const ConfigError& e) { CHECK(e.key == "/seed"); }
+    // What does not fit is named, and the folder stays as it was: this one has a merged model, and a line more.
+    fs::remove(folder.latest());
+    parts_temp.write("toy/checkpoints/latest-checkpoint.pt", "merged");
+    folder.log({{"Finetune/Step", 19}});
+    const auto not_as = [&](const char* key, const Numbers& data, const Json& identity) {
+        StagePlan other = plan_of(3);
+        other.identity = identity;
+        try {
+            train_stage(last, data, other, folder);
+            FAIL("no error");
+        } catch (const ConfigError& e) { CHECK(e.key == key); }
+        CHECK(read_file(folder.latest()) == "merged");
+        CHECK(folder.metrics().size() == 19);
+    };
+    Numbers longer(37);
+    longer.all[5].words = 9;
+    not_as("/seed", numbers, {{"seed", 8}});
+    not_as("/data/rows", Numbers(38), {{"seed", 7}});
+    not_as("/data/rows_checksum", longer, {{"seed", 7}});
+    {  // as earlier versions left it
+        const auto state = folder.path() / "resume.bundle";
+        Bundle     bundle = read_bundle(MappedFile::open(state));
+        bundle.contents.erase("data"), bundle.contents.erase("skipped");
+        bundle.contents["identity"]["dataset"]["align_stage_components"] = {"a/chat.json", "a"};
+        write_bundle(state, bundle.contents, bundle.entries);
+    }
+    CHECK(train_stage(last, longer, plan_of(3), folder).finished);
+    CHECK(folder.metrics().size() == 18);
+    CHECK(read_file(folder.latest()) == read_file(whole_folder.latest()));
 
     StagePlan plan = plan_of(4);
     plan.machine = {{"isa", "one"}};
@@ -453,6 +533,65 @@ TEST_CASE("train/run: ranks have the losses of one process, and the same bits ag
     }
 }
 
+TEST_CASE("train/run: what cannot be used is left out, by all ranks alike, and counted across interruptions") {
+    const Holes holes(40);  // 12 of them; a batch is one example here
+    std::size_t made = 0, passed_over = 0;
+    const auto  train = [&](std::size_t n, const TempFolder& temp, std::size_t stop, BadExamples bad = BadExamples::skip) {
+        StageResult result;
+        std::mutex  mutex;
+        made = passed_over = 0;
+        const auto problems = test::on_ranks(n, [&](const Ranks& ranks) {
+            Toy                      toy{ranks};
+            std::optional<RunFolder> folder;
+            if (ranks.first()) folder.emplace(temp.path(), "toy", "Align/Step");
+            StagePlan plan = plan_of_ranks(Stage::align, ranks);
+            plan.settings.per_device_batch_size = 1, plan.loader.bad = bad;
+            const auto       own = train_stage(toy, holes, plan, folder ? &*folder : nullptr, {.on_step = [&](const StageProgress& p) { return p.step < stop; }});
+            const std::lock_guard lock{mutex};
+            made += toy.micro_steps, passed_over += toy.passed_over, result = own;
+        });
+        for (const auto& problem : problems)
+            if (problem) std::rethrow_exception(problem);
+        return result;
+    };
+    const auto       metrics = [&](const TempFolder& temp) { return RunFolder{temp.path(), "toy", "Align/Step"}.metrics(); };
+    const TempFolder one, refusing;
+    const auto       result = train(1, one, 100);
+    CHECK(result.steps == 10);
+    CHECK(result.loader.skipped == 24);  // in two epochs
+    CHECK(made == 56);
+    CHECK(passed_over == 24);
+    CHECK((result.loader.first_skipped.starts_with("holes: example ") || result.loader.first_skipped.starts_with("number ")));
+    CHECK(train(1, one, 100).loader.skipped == 24);  // done: nothing happens
+    CHECK_THROWS_AS((void)train(1, refusing, 100, BadExamples::refuse), ExampleError);
+    for (const std::size_t n : {1U, 2U, 4U}) {
+        const TempFolder whole, parts;
+        CHECK(train(n, whole, 100).loader.skipped == 24);
+        CHECK(passed_over == 24);
+        CHECK(furthest(metrics(whole), metrics(one), "Align") < 1e-5);
+        for (const std::size_t stop : {1U, 5U, 6U, 100U}) train(n, parts, stop);
+        for (const char* file : {"checkpoints/latest-checkpoint.pt", "resume.bundle"})
+            CHECK(read_file(whole.path() / "toy" / file) == read_file(parts.path() / "toy" / file));
+    }
+}
+
+TEST_CASE("train/run: a stage of which nothing can be used is no stage") {
+    struct : Numbers {
+        using Numbers::Numbers;
+        TokenRow tokens(std::size_t i) const { throw ExampleError{"none", i, "image", "is a hole"}; }
+    } none{37};
+    const TempFolder temp;
+    Toy              toy;
+    auto             folder = folder_in(temp);
+    StagePlan        plan = plan_of(1);
+    plan.loader.bad = BadExamples::skip;
+    try {
+        train_stage(toy, none, plan, folder);
+        FAIL("no error");
+    } catch (const ConfigError& e) { CHECK(e.allowed.find("none: example ") != std::string::npos); }
+    CHECK_FALSE(fs::exists(folder.latest()));
+}
+
 TEST_CASE("train/run: what stops one rank stops all, and one says why") {
     // What `teller` says when something is wrong with `culprit`.
     const auto failed = [](std::size_t culprit, std::size_t teller, const std::function<void(Toy&, StagePlan&)>& change) {
@@ -490,6 +629,41 @@ TEST_CASE("train/run: a loss that is no number stops the run, and says where and
             if (at > 1) CHECK(fs::equivalent(e.checkpoint, folder.latest()));
         }
     }
+    Toy  toy;
+    auto folder = folder_in(temp);
+    toy.bad_gradient_at = 1;  // the first of two batches; it may be either
+    try {
+        train_stage(toy, numbers, plan_of(2, 2), folder);
+        FAIL("no error");
+    } catch (const TrainingError& e) {
+        REQUIRE(e.examples.size() == 8);
+        for (const std::size_t i : e.examples) CHECK(std::string(e.what()).find("number " + std::to_string(i)) != std::string::npos);
+    }
+}
+
+TEST_CASE("train/run: checkpoints without a state are not written over, unless the run was killed before its first state") {
+    const TempFolder temp;
+    const Numbers    numbers(37);
+    Toy              toy;
+    auto             folder = folder_in(temp);
+    train_stage(toy, numbers, plan_of(1), folder);
+    const auto metrics = folder.metrics();
+    fs::remove(folder.path() / "resume.bundle");
+    const auto latest = read_file(folder.latest());
+    Toy        other;
+    try {
+        train_stage(other, numbers, plan_of(2), folder);
+        FAIL("no error");
+    } catch (const LoadError& e) {
+        CHECK(e.file == folder.latest().string());
+        CHECK(std::string(e.what()).find("resume.bundle") != std::string::npos);
+    }
+    CHECK(folder.metrics() == metrics);
+    CHECK(read_file(folder.latest()) == latest);
+    fs::remove(folder.latest());  // as it is between the first checkpoint and its state
+    CHECK(train_stage(other, numbers, plan_of(1), folder).finished);
+    CHECK(other.w == toy.w);
+    CHECK(read_file(folder.latest()) == latest);
 }
 
 TEST_CASE("train/run: a damaged state is refused, and what a killed process left beside goes away") {

@@ -89,6 +89,8 @@ public:
         ++taken_;
         return loss;
     }
+    /// In place of a micro-step whose batch is empty: those that follow keep their number, by which dropout knows them.
+    void pass_over() { ++taken_; }
     /// Whether a step's micro-steps have been made.
     bool due() const { return taken_ * optimizer_.sharing().n_ranks >= options_.accumulation; }
     /// Clips, updates the parameters and clears the gradients.

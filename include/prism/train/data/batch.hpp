@@ -28,8 +28,13 @@ struct Batch {
     std::size_t                   n_pictures() const { return picture_rows.size(); }
     std::span<const std::int32_t> row_ids(std::size_t r) const { return std::span(ids).subspan(begin[r], begin[r + 1] - begin[r]); }
     std::span<const std::int32_t> row_labels(std::size_t r) const { return std::span(labels).subspan(begin[r], begin[r + 1] - begin[r]); }
-    /// Positions that the loss looks at.
-    std::size_t n_supervised() const { return labels.size() - static_cast<std::size_t>(std::ranges::count(labels, ignored_label)); }
+    /// Positions that the loss looks at. Nothing predicts the first of a row.
+    std::size_t n_supervised() const {
+        std::size_t n = 0;
+        for (std::size_t r = 0; r < n_rows(); ++r)
+            for (std::size_t i = begin[r] + 1; i < begin[r + 1]; ++i) n += labels[i] != ignored_label;
+        return n;
+    }
 
     /// One more row. Its pixels are the caller's business.
     void add(const TokenRow& row, std::size_t example, bool has_picture) {

@@ -15,6 +15,7 @@
 #include "prism/text/unicode.hpp"
 #include "prism/train/data/samplers.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -28,15 +29,18 @@
 
 namespace prism {
 
-/// An example that cannot be used: which file, which row of it, and what of the row.
+/// An example that cannot be used: which file, which row of it, and what of the row. Or several that cannot be used together.
 class ExampleError : public Error {
 public:
     ExampleError(std::string file, std::size_t index, std::string field, std::string problem)
         : Error(file + ": example " + std::to_string(index) + ": '" + field + "' " + problem), file(std::move(file)), index(index), field(std::move(field)),
           problem(std::move(problem)) {}
+    /// Of several rows; `names` says file and row of each, and stands for the file.
+    ExampleError(const std::string& names, std::string field, std::string problem)
+        : Error(names + ": '" + field + "' " + problem), file(names), field(std::move(field)), problem(std::move(problem)) {}
 
     std::string file;
-    std::size_t index;
+    std::size_t index = 0;
     std::string field, problem;
 };
 
@@ -86,8 +90,9 @@ inline std::size_t count_words(std::string_view text) {
 /// The rows of an annotation file that can be used.
 class ConversationFile {
 public:
-    /// Throws LoadError when the file cannot be read, FormatError where it is not JSON or no list of objects, ExampleError
-    /// for the first row that cannot be used, unless such are skipped, and ConfigError when no row is left.
+    /// Throws LoadError when the file cannot be read, FormatError where it is no list or a row does not end, ExampleError for
+    /// the first row that cannot be used, which may be no object or not be JSON, unless such are skipped, and ConfigError when
+    /// no row is left.
     static ConversationFile open(const std::filesystem::path& path, const ConversationOptions& options = {}) {
         return ConversationFile{MappedFile::open(path), options};
     }
@@ -131,8 +136,9 @@ private:
         for (std::size_t row = 0; skip_space() != ']'; ++row) {
             if (row > 0 && all[std::min(at, all.size() - 1)] != ',') fail(at == all.size() ? "the list of examples does not end" : "',' or ']' is needed after an example");
             if (row > 0) ++at;
-            if (skip_space() != '{') fail("an example is needed, beginning with '{'");
-            const std::size_t end = end_of_object(all, at);
+            skip_space();
+            const std::size_t end = end_of_value(all, at);
+            if (end == at) fail("an example is needed, beginning with '{'");
             if (end == all.npos) fail("the example that begins here does not end");
             add({at, end, row});
             at = end;
@@ -141,19 +147,22 @@ private:
         if (skip_space(); at < all.size()) fail("something follows the list of examples");
     }
 
-    /// One past the bracket that closes the one at `at`.
-    static std::size_t end_of_object(std::string_view text, std::size_t at) {
-        std::size_t depth = 0;
-        while ((at = text.find_first_of("{}\"", at)) != text.npos) {
-            if (text[at] == '{') ++depth;
-            else if (text[at] == '}') {
-                if (--depth == 0) return at + 1;
-            } else {
+    /// One past the value that begins at `at`: past the bracket that closes the one there, the quote, or the number or word.
+    /// `at` where none begins, and npos where it does not end.
+    static std::size_t end_of_value(std::string_view text, std::size_t at) {
+        constexpr std::string_view word = "+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        const char                 first = at < text.size() ? text[at] : '\0';
+        if (first != '{' && first != '[' && first != '"') return std::min(text.find_first_not_of(word, at), text.size());
+        const std::string stops{'"', first, first == '{' ? '}' : ']'};
+        std::size_t       depth = 0;
+        while ((at = text.find_first_of(stops, at)) != text.npos) {
+            if (text[at] == '"') {
                 do at = text.find_first_of("\\\"", at + 1);
                 while (at != text.npos && text[at] == '\\' && ++at);  // what follows a backslash is passed over
                 if (at == text.npos) break;
-            }
+            } else depth = text[at] == first ? depth + 1 : depth - 1;
             ++at;
+            if (depth == 0) return at;
         }
         return text.npos;
     }
@@ -171,11 +180,12 @@ private:
     }
 
     Conversation parsed(const Row& row) const {
-        Json json;
+        const auto refuse = [&](const std::string& field, const std::string& problem) { throw ExampleError{file_->path(), row.row, field, problem}; };
+        Json       json;
         try {
             json = parse_json(text().substr(row.begin, row.end - row.begin), file_->path());
-        } catch (const FormatError& e) { throw FormatError{file_->path(), row.begin + e.byte, "in example " + std::to_string(row.row) + ": " + e.problem}; }
-        const auto refuse = [&](const std::string& field, const std::string& problem) { throw ExampleError{file_->path(), row.row, field, problem}; };
+        } catch (const FormatError& e) { refuse("JSON", "is wrong at byte " + std::to_string(row.begin + e.byte) + ": " + e.problem); }
+        if (!json.is_object()) refuse("example", "is no object");
         const auto text_of = [&](const Json& object, const char* key, const std::string& field) -> const std::string& {
             const auto at = object.find(key);
             if (at == object.end() || !at->is_string()) refuse(field, at == object.end() ? "is missing" : "is no string");

@@ -35,10 +35,11 @@ struct LoaderOptions {
 };
 
 struct LoaderCounts {
-    std::uint64_t batches = 0;   // given out
-    std::uint64_t waits = 0;     // times that the next one was not ready; the first one seldom is
-    double        waited_s = 0;  // in all
-    std::uint64_t skipped = 0;   // examples that could not be used and were left out of their batches
+    std::uint64_t batches = 0;      // given out
+    std::uint64_t waits = 0;        // times that the next one was not ready; the first one seldom is
+    double        waited_s = 0;     // in all
+    std::uint64_t skipped = 0;      // examples that could not be used and were left out of their batches
+    std::string   first_skipped{};  // what is wrong with the first of them
 };
 
 /// Examples of batch k, by their indices; none ends the data. Called for one k after another.
@@ -71,7 +72,7 @@ public:
 
     /// The next batch, which stays as it is until the next call; null after the last one. Throws what went wrong with the
     /// first example of the batch that cannot be used (ExampleError), unless such are left out; again at the next call.
-    /// Throws ExampleError where none of a batch is left.
+    /// Rows whose labels are all ignored cannot be used where they are a whole batch. What is left of a batch may be no row.
     const Batch* next() {
         std::unique_lock lock{mutex_};
         if (std::exchange(held_, false)) {
@@ -179,13 +180,21 @@ private:
 
     void assemble(Slot& s) {
         if (s.problem) std::rethrow_exception(s.problem);
-        std::uint64_t      skipped = 0;
-        std::exception_ptr last;
+        std::uint64_t skipped = 0;
+        std::string   first;
+        const auto    leave_out = [&](const std::string& what, std::size_t n) {
+            if (skipped == 0) first = what;
+            skipped += n;
+        };
         s.batch.clear_rows();
         for (std::size_t row = 0; row < s.examples.size(); ++row) {
             if (s.problems[row]) {
-                if (bad_ == BadExamples::refuse || !is_example_error(s.problems[row])) std::rethrow_exception(s.problems[row]);
-                ++skipped, last = s.problems[row];
+                try {
+                    std::rethrow_exception(s.problems[row]);
+                } catch (const ExampleError& e) {
+                    if (bad_ == BadExamples::refuse) throw;
+                    leave_out(e.what(), 1);
+                }
                 continue;
             }
             const bool has_picture = sizes()[s.examples[row]].picture;
@@ -197,15 +206,18 @@ private:
                 std::copy_n(s.batch.pixels[t].data() + from * n, n, s.batch.pixels[t].data() + to * n);
             }
         }
-        if (s.batch.n_rows() == 0) std::rethrow_exception(last);
+        // One such row is no harm beside others; a mean over nothing is. Rows of a source that has no labels are another matter.
+        if (!s.batch.labels.empty() && s.batch.n_supervised() == 0) {
+            std::string names;
+            for (const std::size_t i : s.batch.examples) names.append(names.empty() ? "" : "; ").append(source_->name(i));
+            const ExampleError nothing{names, "conversations", "teach nothing: no answer is within the tokens that are read"};
+            if (bad_ == BadExamples::refuse) throw nothing;
+            leave_out(nothing.what(), s.batch.n_rows());
+            s.batch.clear_rows();
+        }
         resize_pixels(s.batch, s.batch.n_pictures());
+        if (counts_.skipped == 0) counts_.first_skipped = std::move(first);
         counts_.skipped += skipped;
-    }
-
-    static bool is_example_error(const std::exception_ptr& problem) {
-        try {
-            std::rethrow_exception(problem);
-        } catch (const ExampleError&) { return true; } catch (...) { return false; }
     }
 
     const S*                   source_;

@@ -78,6 +78,12 @@ void start_from(B& be, Prismatic<B>& model, const std::filesystem::path& checkpo
     loading.finish();
 }
 
+/// Where the language model comes from that a stage begins with: the folder of the configuration, or the checkpoint that the stage
+/// starts from, where that has one.
+inline std::filesystem::path first_language_model(const TrainConfig& config, const std::optional<std::filesystem::path>& first) {
+    return first && !Checkpoint::open(*first).below("model").below("llm_backbone").tensors().empty() ? *first : config.llm_dir;
+}
+
 /// Links in a run's folder to the parts that its checkpoints lack, so that from_pretrained opens it as it stands: vision/ and llm/,
 /// and start.pt where `first`, the checkpoint that the run began with, has towers or a language model in place of those.
 inline void link_parts(const std::filesystem::path& run, const TrainConfig& config, const std::optional<std::filesystem::path>& first = {}) {

@@ -59,6 +59,7 @@ public:
         for (const std::size_t r : batch.picture_rows) pictured_.push_back(batch.examples[r]);
         return trainer_.micro_step({.rows = rows_, .features = cache_->features(pictured_, pixels_)}, weight);
     }
+    void pass_over() { trainer_.pass_over(); }
     /// Whether the picture of this example need not be read again. From any thread.
     bool knows_picture(std::size_t example) const { return cache_ && cache_->knows(example); }
     /// What a line of metrics says besides the loss: with a cache, pictures that have passed the towers so far, and that did not need

@@ -2,7 +2,8 @@
 // finished one is opened by from_pretrained and by PyTorch.
 //
 //     prism::RunFolder run{"runs", "prism-clip+7b+stage-finetune+x7"};
-//     if (const auto point = run.resume_point()) trainer.restore(*point);
+//     if (const auto point = run.resume_point()) trainer.restore(*point), run.go_on(point->step, point->checkpoint);
+//     else run.go_on(0);
 //     run.log(line);   run.save({.step = 100, .epoch = 0, .loss = 1.5}, model, state);
 //
 //     config.json                            the whole configuration
@@ -91,9 +92,9 @@ public:
         write_text(path_ / "run-metrics.jsonl", Json{{"run_id", id_}, {"hparams", hparams}}.dump() + "\n");
     }
 
-    /// Where the run goes on, none at its beginning. The latest checkpoint and the metrics are put back to that point.
-    /// Throws FormatError for a damaged state.
-    std::optional<ResumePoint> resume_point() {
+    /// Where the run goes on, none at its beginning. Changes nothing: the run may still be refused. Throws FormatError for a damaged
+    /// state, LoadError for a state without its checkpoint, or a latest checkpoint without a state: that run is not to be written over.
+    std::optional<ResumePoint> resume_point() const {
         const auto                 state = path_ / "resume.bundle";
         std::optional<ResumePoint> point;
         if (std::filesystem::exists(state)) {
@@ -103,10 +104,16 @@ public:
                 throw FormatError{state.string(), detail::bundle_header_at, "the state names no step and no checkpoint"};
             point.emplace(ResumePoint{path_ / "checkpoints" / std::filesystem::path(checkpoint->get<std::string>()).filename(), step->get<std::size_t>(), std::move(bundle)});
             if (!std::filesystem::exists(point->checkpoint)) throw LoadError{point->checkpoint.string(), "is missing, and " + state.string() + " goes on from it"};
-            make_latest(point->checkpoint);
+        } else if (std::filesystem::exists(latest())) {  // save() makes it after the state, so no killed run leaves one alone
+            throw LoadError{latest().string(), "is there, but not " + state.string() + ", without which its run cannot go on; another run needs another run_id"};
         }
-        cut_metrics(point ? point->step : 0);
         return point;
+    }
+    /// Puts the latest checkpoint and the metrics back to where the run goes on: after `step`, from this checkpoint. At its
+    /// beginning there is none.
+    void go_on(std::size_t step, const std::filesystem::path& checkpoint = {}) {
+        if (!checkpoint.empty()) make_latest(checkpoint);
+        cut_metrics(step);
     }
 
     /// The lines of metrics that are there.

@@ -33,7 +33,7 @@ namespace prism {
 /// How a stage is optimised. Full fine-tuning has the settings of fine-tuning.
 struct StageSettings {
     std::size_t                epochs = 1;
-    std::optional<std::size_t> max_steps{};  // then the run ends there, however many epochs that takes, up to 100
+    std::optional<std::size_t> max_steps{};  // then the run ends there, however many epochs that takes; more than 100 are refused
     std::size_t                global_batch_size, per_device_batch_size = 16;
     double                     learning_rate, weight_decay = 0, max_grad_norm = 1, warmup_ratio = 0.03;
     bool                       cosine = true;  // linear-warmup+cosine-decay; otherwise constant
@@ -86,7 +86,21 @@ struct TrainConfig {
                (adapters(stage).rank ? "+lora-r" + std::to_string(lora.rank) : "") + "+x" + std::to_string(seed);
     }
 
-    /// The whole configuration of one stage, as its run folder keeps it.
+    /// The alignment run that a run of the first stage goes with: its id with another stage, and without adapters. None where the
+    /// id is a given one that does not name the stage.
+    std::optional<std::string> alignment_id() const {
+        if (!run_id) return id_of(Stage::align);
+        const std::string name = "+stage-" + std::string(to_string(stages[0])), adapters = "+lora-r";
+        const auto        part = [&](const std::string& id, std::size_t at) { return std::min(id.find('+', at + 1), id.size()) - at; };
+        std::string       id = *run_id;
+        const std::size_t at = id.find(name);
+        if (stages[0] == Stage::align || at == id.npos || part(id, at) != name.size()) return std::nullopt;
+        if (const std::size_t next = at + name.size(); id.substr(next).starts_with(adapters)) id.erase(next, part(id, next));
+        return id.replace(at, name.size(), "+stage-" + std::string(to_string(Stage::align)));
+    }
+
+    /// The whole configuration of one stage, as its run folder keeps it. Paths of data are whole, so that it can be read again, for
+    /// this stage and for the other.
     Json json_of(Stage stage) const {
         Json        all = json;
         Json&       model = all["model"];
@@ -98,7 +112,8 @@ struct TrainConfig {
         model[name + "global_batch_size"] = s.global_batch_size, model[name + "per_device_batch_size"] = s.per_device_batch_size;
         model[name + "learning_rate"] = s.learning_rate, model[name + "weight_decay"] = s.weight_decay, model[name + "max_grad_norm"] = s.max_grad_norm;
         model[name + "warmup_ratio"] = s.warmup_ratio, model[name + "lr_scheduler_type"] = s.cosine ? "linear-warmup+cosine-decay" : "constant";
-        all["dataset"][stage == Stage::align ? "align_stage_components" : "finetune_stage_components"] = {data(stage)[0].string(), data(stage)[1].string()};
+        for (const Stage of : {Stage::align, Stage::finetune})
+            if (const auto& [annotations, pictures] = data(of); !annotations.empty()) all["dataset"][components_key(of)] = {annotations.string(), pictures.string()};
         all["dataset"]["dataset_root_dir"] = "";
         if (all.contains("prism"))
             for (const char* key : {"lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"}) all["prism"].erase(key);
@@ -110,6 +125,7 @@ struct TrainConfig {
     /// What of it decides the outcome: a run that goes on has to have the same.
     Json identity_of(Stage stage) const {
         Json all = json_of(stage);
+        all["dataset"].erase(components_key(stage == Stage::align ? Stage::finetune : Stage::align));
         for (const char* key : {"run_root_dir", "hf_token", "trackers", "wandb_project", "wandb_entity"}) all.erase(key);
         all["model"].erase("enable_gradient_checkpointing");
         if (all.contains("prism"))
@@ -124,6 +140,7 @@ struct TrainConfig {
     static TrainConfig from(const ConfigReader& c);
 
 private:
+    static const char*   components_key(Stage stage) { return stage == Stage::align ? "align_stage_components" : "finetune_stage_components"; }
     static void          expect_keys(const ConfigReader& c, std::string_view where, std::initializer_list<std::string_view> known);
     static StageSettings read_stage(const ConfigReader& c, const std::string& stage, StageSettings s);
 };

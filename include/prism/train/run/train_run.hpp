@@ -18,6 +18,7 @@
 #include "prism/train/run/run_folder.hpp"
 #include "prism/train/run/train_config.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <concepts>
@@ -25,6 +26,8 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <iterator>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <span>
@@ -63,6 +66,10 @@ concept HasMetrics = requires(const T& trainer) {
     { trainer.metrics() } -> std::same_as<Json>;
 };
 
+/// One to which it matters how many micro-steps of a step came before, made or passed over.
+template <class T>
+concept CountsMicroSteps = requires(T& trainer) { trainer.pass_over(); };
+
 /// A run that cannot go on: a loss or gradient that is no number.
 class TrainingError : public Error {
 public:
@@ -70,7 +77,7 @@ public:
         : Error(what), step(step), examples(std::move(examples)), checkpoint(std::move(checkpoint)) {}
 
     std::size_t              step;
-    std::vector<std::size_t> examples;    // of the batch
+    std::vector<std::size_t> examples;    // of the batch, or of all batches of the step
     std::string              checkpoint;  // the last good one; empty before the first
 };
 
@@ -102,7 +109,7 @@ struct StageResult {
     std::size_t  steps = 0;
     double       loss = 0;  // the mean of the last 128 micro-batches
     bool         finished = false;
-    LoaderCounts loader{};  // of this rank; what was skipped is of all
+    LoaderCounts loader{};  // of this rank; what was skipped is of all, since the stage began, the first of it since this process did
 };
 
 /// "Full-finetune": how lines of metrics call a stage.
@@ -117,7 +124,7 @@ inline std::string metrics_name(Stage stage) {
 /// fine-tuning stage neighbours of a step are of like length, so ranks have about the same to do.
 class StageOrder {
 public:
-    /// `sizes` outlive it. Throws ConfigError where there are fewer examples than a global batch.
+    /// `sizes` outlive it. Throws ConfigError where there are fewer examples than a global batch, or more steps than 100 epochs have.
     StageOrder(const StagePlan& plan, std::span<const ExampleSize> sizes) : plan_(&plan), sizes_(sizes) {
         const StageSettings& s = plan.settings;
         if (s.global_batch_size % (s.per_device_batch_size * plan.ranks.n()) != 0)
@@ -128,10 +135,13 @@ public:
         steps_per_epoch = batches_per_epoch / accumulation;
         if (steps_per_epoch == 0)
             throw ConfigError{"global_batch_size", std::to_string(s.global_batch_size), "at most the " + std::to_string(sizes.size()) + " examples"};
-        // A cap beyond one epoch takes as many epochs as it needs; the original stops at a hundred.
+        // A cap beyond one epoch takes as many epochs as it needs, up to a hundred. There the original ends before the cap, with a
+        // rate that is still high.
         n_epochs = s.max_steps && *s.max_steps > steps_per_epoch ? 100 : s.epochs;
+        const std::size_t most = steps_per_epoch * n_epochs;
+        if (s.max_steps.value_or(0) > most) throw ConfigError{"max_steps", std::to_string(*s.max_steps), "at most the " + std::to_string(most) + " steps of " + std::to_string(n_epochs) + " epochs"};
         scheduled_steps = s.max_steps.value_or((sizes.size() + s.global_batch_size - 1) / s.global_batch_size * s.epochs);
-        n_steps = std::min(s.max_steps.value_or(steps_per_epoch * n_epochs), steps_per_epoch * n_epochs);
+        n_steps = s.max_steps.value_or(most);
     }
 
     std::size_t accumulation, batches_per_epoch, steps_per_epoch, n_epochs;
@@ -185,10 +195,8 @@ public:
         losses_.push_back(loss);
         if (losses_.size() > most) losses_.pop_front();
     }
-    double mean(std::size_t last = most) const {
-        const std::size_t n = std::min(last, losses_.size());
-        return n > 0 ? std::accumulate(losses_.end() - static_cast<std::ptrdiff_t>(n), losses_.end(), 0.0) / static_cast<double>(n) : 0;
-    }
+    double mean() const { return empty() ? 0 : std::accumulate(losses_.begin(), losses_.end(), 0.0) / static_cast<double>(losses_.size()); }
+    bool   empty() const { return losses_.empty(); }
     double last() const { return losses_.empty() ? 0 : losses_.back(); }
     Json   json() const { return losses_; }
     void   restore(const Json& json) { losses_ = json.get<std::deque<double>>(); }
@@ -197,26 +205,44 @@ private:
     std::deque<double> losses_;
 };
 
-/// Throws ConfigError for the first setting in which two runs differ.
+/// Throws ConfigError for the first setting in which two runs differ. In what earlier versions saved the data of another stage
+/// counts as well; it is passed over.
 inline void expect_same_run(const Json& before, const Json& now, const std::string& file) {
     if (before == now) return;
     const Json was = before.flatten(), is = now.flatten();
     for (const auto* side : {&was, &is})
         for (const auto& [key, unused] : side->items()) {
-            const auto        a = was.find(key), b = is.find(key);
+            const auto a = was.find(key), b = is.find(key);
+            if ((a == was.end() || b == is.end()) && key.find("_stage_components/") != key.npos) continue;
             const std::string then = a == was.end() ? "nothing" : a->dump(), today = b == is.end() ? "nothing" : b->dump();
             if (then != today) throw ConfigError{file, key, today, then + ", which the run to be resumed had; another run needs another run_id"};
         }
 }
 
-/// Throws ConfigError on every rank whose settings or data are not those of the first: a file that one machine has in another version.
-inline void expect_same_everywhere(const Ranks& ranks, const StagePlan& plan, std::span<const ExampleSize> sizes) {
-    const std::string identity = plan.identity.dump();
-    std::uint32_t     sum = crc32_of(std::as_bytes(std::span(identity)));
+/// What tells data from other data: how many rows, and a sum over what is known of each.
+inline Json data_of(std::span<const ExampleSize> sizes) {
+    std::uint32_t sum = 0;
     for (const ExampleSize& s : sizes) sum = sum * 31 + static_cast<std::uint32_t>(2 * s.words + s.picture);
-    ranks.together([&, all = ranks.gather(sum)] {
+    return {{"rows", sizes.size()}, {"rows_checksum", sum}};
+}
+
+/// Throws ConfigError on every rank whose settings or data are not those of the first: a file that one machine has in another version.
+inline void expect_same_everywhere(const Ranks& ranks, const StagePlan& plan, const Json& data) {
+    const std::string both = plan.identity.dump() + data.dump();
+    ranks.together([&, all = ranks.gather(crc32_of(std::as_bytes(std::span(both))))] {
         if (all[ranks.rank()] != all[0]) throw ConfigError{"rank", std::to_string(ranks.rank()), "a rank with the configuration and the annotations of the first"};
     });
+}
+
+/// The first text that is not empty, in the order of ranks. Collective.
+inline std::string any_text(const Ranks& ranks, std::string mine) {
+    const auto        sizes = ranks.gather(mine.size());
+    const std::size_t most = std::ranges::max(sizes);
+    if (most == 0) return mine;
+    mine.resize(most);
+    const auto all = ranks.gather(std::span<const char>(mine));
+    const auto r = static_cast<std::size_t>(std::ranges::find_if(sizes, [](std::size_t n) { return n > 0; }) - sizes.begin());
+    return {all.data() + r * most, sizes[r]};
 }
 
 /// Parameters by the key of their part, as checkpoints have them.
@@ -246,9 +272,10 @@ inline void restore_parameters(const std::vector<NamedSpan>& parameters, const s
 
 /// Trains a stage to its end, from the last checkpoint in `folder` if there is one. Throws TrainingError for a loss that is
 /// no number, ExampleError for an example that cannot be used (unless the plan skips such), ConfigError for a plan that
-/// does not fit the data or the run that is resumed, LoadError when the disk fails. The folder is then at its last
-/// checkpoint. Of several ranks the first has the folder, and null is that of the others; they get parameters and state from the
-/// first. When one of them throws, the others throw RankError.
+/// does not fit the data, for another plan or other data than those of the run that is resumed, and when no example at all could
+/// be used up to a checkpoint, LoadError when the disk fails or a checkpoint has no state. The folder is then at its last checkpoint;
+/// a run that is refused leaves it as it was. Of several ranks the first has the folder, and null is that of the others; they get
+/// parameters and state from the first. When one of them throws, the others throw RankError.
 template <StageTrainer T, ExampleSource S>
 StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunFolder* folder, const StageHooks& hooks = {}) {
     const Ranks&       ranks = plan.ranks;
@@ -256,16 +283,20 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
     const std::string  name = metrics_name(plan.stage);
     detail::LossWindow losses;
     std::size_t        step = 0, k = 0;  // optimiser steps, batches
+    std::uint64_t      skipped_before = 0;
     std::string        good;
 
-    detail::expect_same_everywhere(ranks, plan, source.sizes());
+    const Json data = detail::data_of(source.sizes());
+    detail::expect_same_everywhere(ranks, plan, data);
     std::optional<ResumePoint> point;
     const auto                 resume = [&] {
         const Json& contents = point->bundle.contents;
         const auto  file = point->bundle.file->path();
         try {
             detail::expect_same_run(contents.at("identity"), plan.identity, file);
+            if (contents.contains("data")) detail::expect_same_run({{"data", contents.at("data")}}, {{"data", data}}, file);  // not in states of earlier versions
             step = point->step, k = contents.at("next_batch").template get<std::size_t>();
+            skipped_before = contents.value("skipped", std::uint64_t{0});
             losses.restore(contents.at("losses"));
             const Json machine = contents.value("machine", Json::object());
             for (const auto& [key, was] : machine.items()) {
@@ -281,7 +312,7 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
         if (point) resume();
     });
     if (ranks.n() > 1) {
-        step = ranks.of_first(step), k = ranks.of_first(k), good = ranks.of_first(good);
+        step = ranks.of_first(step), k = ranks.of_first(k), good = ranks.of_first(good), skipped_before = ranks.of_first(skipped_before);
         losses.restore(parse_json(ranks.of_first(losses.json().dump()), "the first rank"));
         for (const NamedSpan& p : trainer.parameters()) ranks.broadcast(p.values);
     }
@@ -297,6 +328,7 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
 
     std::vector<LossPoint> curve;
     const auto             begin = [&] {
+        folder->go_on(step, good);
         for (const Json& line : folder->metrics())
             if (line.contains(name + "/Step")) curve.push_back({line.at(name + "/Step").template get<double>(), line.at(name + "/Loss (Raw)").template get<double>(), line.at(name + "/Loss").template get<double>()});
         if (hooks.on_begin) hooks.on_begin(step, order.n_steps);
@@ -305,60 +337,82 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
         if (folder) begin();
     });
 
+    std::deque<double> durations;
+    LoaderOptions      reading = plan.loader;
+    if constexpr (KnowsPictures<T>) reading.known = [&trainer](std::size_t example) { return trainer.knows_picture(example); };
+    Loader loader{source, [&](std::size_t i) { return order.own_batch(i); }, reading, order.own_before(k)};
+
+    const auto n_skipped = [&] {
+        const auto all = ranks.gather(loader.counts().skipped);
+        return std::accumulate(all.begin(), all.end(), skipped_before);
+    };
     const auto save = [&] {
         const RunPoint                  here{step, (k - 1) / order.batches_per_epoch, losses.last()};
+        const std::uint64_t             skipped = n_skipped();
         std::vector<std::vector<float>> stores;
         std::vector<BundleEntry>        entries;
         for (const NamedSpan& m : trainer.moments()) entries.push_back({.name = m.name, .bytes = std::as_bytes(ranks.collect(m.values, stores.emplace_back()))});
         ranks.together([&] {
             if (!folder) return;
-            folder->save(here, detail::model_dict(trainer.parameters()), {{"identity", plan.identity}, {"machine", plan.machine}, {"next_batch", k}, {"losses", losses.json()}}, entries);
+            if (losses.empty()) throw ConfigError{"examples", "0", "at least one that is not skipped; the first one skipped: " + loader.counts().first_skipped};
+            folder->save(here, detail::model_dict(trainer.parameters()),
+                         {{"identity", plan.identity}, {"data", data}, {"machine", plan.machine}, {"next_batch", k}, {"losses", losses.json()}, {"skipped", skipped}}, entries);
             if (!curve.empty()) write_png(folder->path() / "loss.png", loss_curve(curve));
             good = (folder->path() / "checkpoints" / checkpoint_name(here)).string();
         });
         good = ranks.of_first(good);
     };
 
-    std::deque<double> durations;
-    LoaderOptions      reading = plan.loader;
-    if constexpr (KnowsPictures<T>) reading.known = [&trainer](std::size_t example) { return trainer.knows_picture(example); };
-    Loader             loader{source, [&](std::size_t i) { return order.own_batch(i); }, reading, order.own_before(k)};
-    const std::size_t  last_batch = order.n_epochs * order.batches_per_epoch;
-    bool               stop = false;
-    auto               begun = std::chrono::steady_clock::now();
+    const std::size_t last_batch = order.n_epochs * order.batches_per_epoch;
+    bool              stop = false;
+    auto              begun = std::chrono::steady_clock::now();
     // A cap on steps ends the stage at once; otherwise batches that are too few for a step are still looked at.
     while (k < last_batch && !stop && !(plan.settings.max_steps && step >= order.n_steps)) {
-        const Batch* batch = nullptr;
-        const auto   refuse = [&](const std::string& what, double value) {
+        const auto refuse = [&](const std::string& what, double value, const std::string& where, const std::vector<std::size_t>& examples) {
             std::string rows;
-            for (const std::size_t i : batch->examples) rows.append(rows.empty() ? "" : "; ").append(source.name(i));
-            throw TrainingError{"step " + std::to_string(step + 1) + ": the " + what + " is " + std::to_string(value) + ", in a batch of " + rows +
+            for (const std::size_t i : examples) rows.append(rows.empty() ? "" : "; ").append(source.name(i));
+            throw TrainingError{"step " + std::to_string(step + 1) + ": the " + what + " is " + std::to_string(value) + ", in a " + where + " of " + rows +
                                     (good.empty() ? "; there is no checkpoint yet" : "; the last good checkpoint is " + good),
-                                step + 1, batch->examples, good};
+                                step + 1, examples, good};
         };
         const std::size_t in_epoch = k % order.batches_per_epoch, n = std::min(order.accumulation, order.batches_per_epoch - in_epoch);
         if (in_epoch == 0) trainer.clear_gradients();  // of batches that were too few for a step
-        std::vector<double> own(order.accumulation / ranks.n());
+        // Of some batches nothing is left. A step's gradient is the mean over all of its batches, theirs being 0, so that the others
+        // weigh what they always do; its loss is the mean over the others. They have NaN for a loss, as no other batch can, and so
+        // every rank knows which they are.
+        std::vector<double> own(order.accumulation / ranks.n()), of_step;
         ranks.together([&] {
             for (std::size_t i = ranks.rank(); i < n; i += ranks.n()) {
-                batch = loader.next();
-                double& loss = own[i / ranks.n()];
+                const Batch* batch = loader.next();
+                double&      loss = own[i / ranks.n()];
+                if (batch->n_rows() == 0) {
+                    loss = std::numeric_limits<double>::quiet_NaN();
+                    if constexpr (CountsMicroSteps<T>) trainer.pass_over();
+                    continue;
+                }
                 loss = trainer.micro_step(*batch, 1.0 / static_cast<double>(order.accumulation));
-                if (!std::isfinite(loss)) refuse("loss", loss);
+                if (!std::isfinite(loss)) refuse("loss", loss, "batch", batch->examples);
             }
         });
         const auto all = ranks.gather(std::span<const double>(own));
-        for (std::size_t i = 0; i < n; ++i) losses.push(all[i % ranks.n() * own.size() + i / ranks.n()]);
+        for (std::size_t i = 0; i < n; ++i)
+            if (const double loss = all[i % ranks.n() * own.size() + i / ranks.n()]; !std::isnan(loss)) losses.push(loss), of_step.push_back(loss);
         k += n;
         const bool stepped = n == order.accumulation;
         if (stepped) {
             const double norm = trainer.step(learning_rate(plan.settings, step, order.scheduled_steps));
             const auto   report = [&] {
-                if (!std::isfinite(norm)) refuse("norm of the gradients", norm);
+                if (!std::isfinite(norm)) {  // of all ranks' batches; threads of the loader work with `order`
+                    StageOrder               again{plan, source.sizes()};
+                    std::vector<std::size_t> examples;
+                    for (std::size_t i = k - n; i < k; ++i) std::ranges::copy(again.batch(i), std::back_inserter(examples));
+                    refuse("norm of the gradients", norm, "step", examples);
+                }
                 const auto now = std::chrono::steady_clock::now();
                 durations.push_back(std::chrono::duration<double>(now - std::exchange(begun, now)).count());
                 if (durations.size() > detail::LossWindow::most) durations.pop_front();
-                const double rate = learning_rate(plan.settings, step + 1, order.scheduled_steps), raw = losses.mean(order.accumulation);
+                const double rate = learning_rate(plan.settings, step + 1, order.scheduled_steps);
+                const double raw = of_step.empty() ? losses.mean() : std::accumulate(of_step.begin(), of_step.end(), 0.0) / static_cast<double>(of_step.size());
                 const double step_s = std::accumulate(durations.begin(), durations.end(), 0.0) / static_cast<double>(durations.size());
                 Json line{{name + "/Learning Rate", rate}, {name + "/Loss", losses.mean()}, {name + "/Loss (Raw)", raw}, {name + "/Step", step + 1}, {name + "/Step Time", step_s}};
                 if constexpr (HasMetrics<T>) {
@@ -378,8 +432,7 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
         if (ends || stop || (stepped && plan.checkpoint_every > 0 && step % plan.checkpoint_every == 0)) save();
     }
     StageResult result{step, losses.mean(), !stop, loader.counts()};
-    const auto  skipped = ranks.gather(result.loader.skipped);
-    result.loader.skipped = std::accumulate(skipped.begin(), skipped.end(), std::uint64_t{0});
+    result.loader.skipped = n_skipped(), result.loader.first_skipped = detail::any_text(ranks, result.loader.first_skipped);
     return result;
 }
 /// The same for a process that is alone.

@@ -227,6 +227,17 @@ TEST_CASE("io/torch: endless nesting, self-reference and shared doubling end in 
     std::string doubling = proto + good_tensor + put(0);  // each level holds the one before it twice: 2^60 names
     for (int i = 0; i < 60; ++i) doubling += get(i) + "\x86" + put(i + 1);
     CHECK(refused_torch(saved(doubling + stop), "share their contents too often"));
+
+    std::string values = proto + list + list + mark;  // a list of many values that are none, many times
+    for (int i = 0; i < 50'000; ++i) values += none;
+    values += "e" + put(0) + "a" + mark;
+    for (int i = 0; i < 50'000; ++i) values += get(0);
+    CHECK(refused_torch(saved(values + "e" + stop), "share their contents too often"));
+    std::string pairs = proto + global("collections", "OrderedDict") + put(0) + list + put(1) + mark + integer(1) + integer(1) + "\x86" + put(2);
+    for (int i = 0; i < 50'000; ++i) pairs += get(2);
+    pairs += "e\x85" + put(3) + list + mark;
+    for (int i = 0; i < 20'000; ++i) pairs += get(0) + get(3) + reduce;
+    CHECK(refused_torch(saved(pairs + "e" + stop), "share their contents too often"));
 }
 
 TEST_CASE("io/torch: a tensor that leaves its storage is refused by its name") {

@@ -85,6 +85,15 @@ TEST_CASE_TEMPLATE("quant/format: blocks of zeros and of one value come back as 
     for (float v : Stored<F>(halves, 1, 32).values) CHECK(std::fabs(v - 0.5f) <= 0.5f * 0x1p-10f);
 }
 
+TEST_CASE_TEMPLATE("quant/format: a block with a value that is no finite number is none", F, q8, q4, q4m) {
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+        std::vector<float> values = normal(64, 3);
+        values[40] = bad;
+        const auto stored = Stored<F>(values, 1, 64).values;
+        for (std::size_t i = 0; i < 64; ++i) CHECK(std::isnan(stored[i]) == (i >= 32));
+    }
+}
+
 TEST_CASE_TEMPLATE("quant/linear: products with blocks agree with the values that they stand for", F, q8, q4, q4m) {
     for (Isa isa : all_isas) {
         if (isa > best_isa()) continue;

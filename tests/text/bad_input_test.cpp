@@ -192,6 +192,12 @@ TEST_CASE("text/bad input: tokenizer.json is refused by the name of what is wron
     CHECK_THROWS_AS(Tokenizer::from_bytes("GGUF\x03", "x.gguf"), FormatError);
 }
 
+TEST_CASE("text/bad input: a GGUF without a vocabulary is a malformed one") {
+    const auto  u64 = [](std::uint64_t n) { return std::string(reinterpret_cast<const char*>(&n), 8); };
+    const std::string empty = std::string("GGUF\x03\0\0\0", 8) + u64(0) + u64(0);
+    CHECK_THROWS_AS(Tokenizer::from_bytes(empty, "a.gguf"), FormatError);
+}
+
 TEST_CASE("text/bad input: folders say what they lack") {
     const prism::test::ScratchFolder folder;
     CHECK_THROWS_AS(Tokenizer::open(folder.path()), prism::LoadError);

@@ -114,6 +114,10 @@ TEST_CASE("text/stream: clean-up does what transformers does, however the text a
             clean_up.finish(out);
             REQUIRE(out == row[1].get<std::string>());
         }
+    prism::detail::CleanUp clean_up;  // short words come out, too
+    std::string            out;
+    clean_up.put("1 2 3 .", out);
+    CHECK(out == "1 2 3");
 }
 
 TEST_CASE("text/stream: a stream outlives its tokenizer and does not see what is added later") {

@@ -60,6 +60,8 @@ TEST_CASE("text/unicode: strip and lower do what Python's do") {
     CHECK(unicode::strip(" \t\x1c\xc2\xa0 a b \xe3\x80\x80\n") == "a b");
     CHECK(unicode::strip(" \n") == "");
     CHECK(unicode::rstrip(" a\xe2\x80\x8b") == " a\xe2\x80\x8b");
+    CHECK(unicode::rstrip("cost in \xa3") == "cost in \xa3");  // a byte that is no character is no white space
+    CHECK(unicode::rstrip("x\xc2\xa0\xbf") == "x\xc2\xa0\xbf");
     const prism::Json cases = prism::read_json(prism::test::tokenizer_cases() / "cases.json");
     for (const prism::Json& row : cases["lower"]) {
         INFO(row.dump());
@@ -75,4 +77,9 @@ TEST_CASE("text/unicode: normal forms compose and decompose") {
     CHECK(unicode::normalized("\xef\xac\x81", nfc) == "\xef\xac\x81");
     CHECK(unicode::normalized("\xea\xb0\x80", nfkd) == "\xe1\x84\x80\xe1\x85\xa1");
     CHECK(unicode::normalized("", nfc) == "");
+    CHECK(unicode::normalized("a\xcc\x81\xcc\x96\xcc\x80", nfkd) == "a\xcc\x96\xcc\x81\xcc\x80");  // by class, and then as they came
+    std::string many = "a", sorted = "a";  // in no time
+    for (int i = 0; i < 100'000; ++i) many += "\xcc\x81", sorted += "\xcc\x96";
+    for (int i = 0; i < 100'000; ++i) many += "\xcc\x96", sorted += "\xcc\x81";
+    CHECK(unicode::normalized(many, nfkd) == sorted);
 }

@@ -124,7 +124,8 @@ public:
                      const PickleAt& at) override {
         const TorchSymbol* function = &torch_symbols[static_cast<std::size_t>(symbol)];
         const PickleValue* args = &arguments;
-        while (function->role == TorchRole::rebuild_from_type) {
+        for (int depth = 0; function->role == TorchRole::rebuild_from_type; ++depth) {
+            if (depth == 8) at.fail("a tensor that is wrapped more than eight times");
             // (function, type, arguments, state): how a tensor that carries Python attributes is written
             need(*args, {Kind::symbol, Kind::symbol, Kind::tuple}, at);
             function = &torch_symbols[static_cast<std::size_t>(args->values()[0].integer)];
@@ -204,7 +205,7 @@ private:
         return made(Tensor{storage, dtype, items[1], items[2], items[3], at.byte});
     }
 
-    static PickleValue ordered_dict(const PickleValue& args, Unpickler& machine, const PickleAt& at) {
+    PickleValue ordered_dict(const PickleValue& args, Unpickler& machine, const PickleAt& at) {
         std::vector<PickleValue> items;
         if (!args.values().empty()) {
             if (!args.values()[0].is(Kind::list)) at.fail("an OrderedDict of something that is no list of pairs");
@@ -213,6 +214,8 @@ private:
                 Unpickler::check_key(pair.values()[0], at);
                 items.insert(items.end(), {pair.values()[0], pair.values()[1]});
             }
+            // Few bytes of a pickle can name one list again and again.
+            if ((copied_ += items.size()) > most_copied) at.fail("OrderedDicts share their contents too often");
         }
         return machine.make(Kind::dict, std::move(items));
     }
@@ -226,7 +229,9 @@ private:
         return v.is(Kind::made) ? std::get_if<T>(&made_[static_cast<std::size_t>(v.integer)]) : nullptr;
     }
 
-    std::deque<std::variant<Storage, Tensor>> made_;  // a deque, because tensors point at storages
+    static constexpr std::size_t              most_copied = std::size_t{1} << 21;
+    std::size_t                               copied_ = 0;  // values of all lists that became dicts
+    std::deque<std::variant<Storage, Tensor>> made_;        // a deque, because tensors point at storages
     std::unordered_map<std::string, Storage>  roots_, views_;
 };
 
@@ -258,6 +263,7 @@ public:
                                       : key.is(Kind::text) ? std::string(key.text())
                                                            : std::to_string(key.integer);
             const PickleValue& value = values[level.next + (dict ? 1 : 0)];
+            spend(1 + part.size(), name);  // also what is no tensor takes time
             level.next += dict ? 2 : 1;
             if (open_.size() > 1) name += '.';
             name += part;

@@ -113,10 +113,10 @@ private:
         constexpr std::string_view signature = "PK\x05\x06";
         const std::string_view     all{reinterpret_cast<const char*>(file_->bytes().data()), file_->bytes().size()};
         if (all.size() >= end_bytes) {
-            const std::size_t lowest = all.size() - std::min(all.size(), end_bytes + max_comment_bytes);
-            for (std::size_t at = all.rfind(signature, all.size() - end_bytes); at != all.npos && at >= lowest;
-                 at = at > 0 ? all.rfind(signature, at - 1) : all.npos) {
-                ByteReader in = reader(at + 20, all.size() - at - 20);
+            const std::string_view tail = all.substr(all.size() - std::min(all.size(), end_bytes + max_comment_bytes));
+            for (std::size_t i = tail.rfind(signature, tail.size() - end_bytes); i != tail.npos; i = i > 0 ? tail.rfind(signature, i - 1) : tail.npos) {
+                const std::size_t at = all.size() - tail.size() + i;
+                ByteReader        in = reader(at + 20, all.size() - at - 20);
                 if (in.read<std::uint16_t>("the comment length") == in.remaining()) return at;
             }
         }

@@ -14,6 +14,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -35,6 +36,12 @@ struct PlainFormat {
         for (std::size_t i = 0; i < packed.size(); ++i) packed[i] = block(values[i]);
     }
 };
+
+/// The scale of a block with a value that is no finite number: all of them become NaN, so that they are found.
+inline constexpr fp16_t no_number{std::numeric_limits<float>::quiet_NaN()};
+inline bool all_finite(std::span<const float> values) {
+    return std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
+}
 
 inline float largest_magnitude(std::span<const float> values) {
     float most = 0;
@@ -75,6 +82,10 @@ struct q8 {
     static void encode(std::span<const float> values, std::span<block> packed) {
         for (std::size_t b = 0; b < packed.size(); ++b) {
             const auto   x = values.subspan(b * values_per_block, values_per_block);
+            if (!detail::all_finite(x)) {
+                packed[b] = {detail::no_number, {}};
+                continue;
+            }
             const fp16_t scale{detail::largest_magnitude(x) / 127};
             const float  inverse = static_cast<float>(scale) > 0 ? 1 / static_cast<float>(scale) : 0;
             packed[b].scale = scale;
@@ -105,6 +116,10 @@ struct q4 {
     static void encode(std::span<const float> values, std::span<block> packed) {
         for (std::size_t b = 0; b < packed.size(); ++b) {
             const auto  x = values.subspan(b * values_per_block, values_per_block);
+            if (!detail::all_finite(x)) {
+                packed[b] = {detail::no_number, {}};
+                continue;
+            }
             const float most = *std::max_element(x.begin(), x.end(), [](float a, float c) { return std::fabs(a) < std::fabs(c); });
             block       best{};
             double      least = INFINITY;
@@ -147,8 +162,12 @@ struct q4m {
     static void encode(std::span<const float> values, std::span<block> packed) {
         for (std::size_t b = 0; b < packed.size(); ++b) {
             const auto x = values.subspan(b * values_per_block, values_per_block);
+            block&     to = packed[b];
+            if (!detail::all_finite(x)) {
+                to = {detail::no_number, detail::no_number, {}};
+                continue;
+            }
             const auto [low, high] = std::minmax_element(x.begin(), x.end());
-            block&      to = packed[b];
             to.minimum = fp16_t{*low};
             to.scale = fp16_t{(*high - static_cast<float>(to.minimum)) / 15};
             const float inverse = static_cast<float>(to.scale) > 0 ? 1 / static_cast<float>(to.scale) : 0;

@@ -240,8 +240,9 @@ public:
         for (const char c : in) {
             held_ += c;
             word_ = c == ' ' ? 0 : word_ + 1;
-            // A replacement spans a space and at most three characters after it, so it ends before three others.
-            if (word_ >= 3) settled_ = held_.size();
+            // A replacement spans a space and at most three characters after it, so it ends before three others, and before one
+            // that stands in no pattern: spaces alone are taken away, so none comes to stand in one.
+            if (word_ >= 3 || std::string_view(" .?!,'ntmsver").find(c) == std::string_view::npos) settled_ = held_.size();
         }
         text += cleaned(held_.substr(0, settled_));
         held_.erase(0, std::exchange(settled_, 0));

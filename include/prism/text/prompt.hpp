@@ -79,8 +79,9 @@ public:
 private:
     static std::string cleaned(std::string_view message) {
         constexpr std::string_view image = "<image>";
-        std::string                text(message);
-        for (std::size_t at = 0; (at = text.find(image, at)) != std::string::npos;) text.erase(at, image.size());
+        std::string                text;
+        for (std::size_t at; (at = message.find(image)) != message.npos; message.remove_prefix(at + image.size())) text += message.substr(0, at);
+        text += message;
         return std::string(unicode::strip(text));
     }
     std::vector<Piece> human_turn(std::string message, bool first) const {

@@ -178,7 +178,12 @@ detail::TokenizerState Tokenizer::state_of(const TokenizerFiles& files) {
 template <class>
 detail::TokenizerState Tokenizer::read(const std::shared_ptr<const MappedFile>& file, bool dummy_prefix) {
     const std::string_view bytes = detail::text_of(*file);
-    if (bytes.starts_with("GGUF")) return detail::gguf_state(Gguf{file});
+    if (bytes.starts_with("GGUF")) {
+        const Gguf gguf{file};
+        try {
+            return detail::gguf_state(gguf);
+        } catch (const ConfigError& e) { throw FormatError{file->path(), 0, "no vocabulary that can be used: '" + e.key + "' is " + (e.value.empty() ? "missing" : e.value) + "; allowed: " + e.allowed}; }
+    }
     const std::size_t first = bytes.find_first_not_of(" \t\r\n");
     if (first != std::string_view::npos && bytes[first] == '{')
         return detail::tokenizer_json_state(parse_json(bytes, file->path()), file->path());

@@ -98,6 +98,12 @@ inline std::string not_empty(const JsonAt& at, std::string text) {
     return text;
 }
 
+/// As Hugging Face reads a `char`. (Longer ones, step after step, would make a text grow without end.)
+inline std::string one_character(const JsonAt& at, std::string text) {
+    if (text.empty() || unicode::decode(text, 0).bytes != text.size()) at.fail("one character is needed in place of a space");
+    return text;
+}
+
 inline NormalizeStep read_normalizer(const JsonAt& step) {
     const std::string type = step.type();
     if (type == "Prepend") return PrependText{step.at("prepend").text()};
@@ -127,7 +133,7 @@ inline void read_pre_tokenizer(const JsonAt& step, std::vector<PreTokenizeStep>&
         steps.emplace_back(SplitDigits{step.flag("individual_digits", false)});
     } else if (type == "Metaspace") {
         MetaspacePieces pieces;
-        pieces.replacement = not_empty(step, step.text("replacement", pieces.replacement.c_str()));
+        pieces.replacement = one_character(step, step.text("replacement", pieces.replacement.c_str()));
         const std::string scheme =
             step.flag("add_prefix_space", true) ? step.text("prepend_scheme", "always") : "never";
         if (scheme == "first") pieces.prepend = MetaspacePieces::first;
@@ -185,7 +191,7 @@ inline DecodeStep read_decoder(const JsonAt& step, const std::vector<DecodeStep>
     }
     if (type == "ByteLevel") return ByteLevelOut{};
     if (type == "Metaspace")
-        return MetaspaceOut{not_empty(step, step.text("replacement", std::string(metaspace).c_str())),
+        return MetaspaceOut{one_character(step, step.text("replacement", std::string(metaspace).c_str())),
                             step.flag("add_prefix_space", true) && step.text("prepend_scheme", "always") != "never"};
     step.fail("decoder '" + type + "' is not supported");
 }

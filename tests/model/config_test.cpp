@@ -89,6 +89,15 @@ TEST_CASE("model/config: of a language model, Phi") {
                     [](const Json& json) { return language_model_config(ConfigReader{json, "config.json"}); });
 }
 
+TEST_CASE("model/config: rotary settings as transformers 5 writes them") {
+    Json json{{"model_type", "qwen2"}, {"hidden_size", 64}, {"num_attention_heads", 4}, {"num_key_value_heads", 2}, {"rope_parameters", {{"rope_theta", 1e6}, {"rope_type", "default"}}}};
+    CHECK(std::get<LlamaConfig>(language_model_config(ConfigReader{json, "c"})).rope_theta == 1e6f);
+    json["rope_parameters"]["rope_type"] = "linear";
+    CHECK(says(message<ConfigError>([&] { language_model_config(ConfigReader{json, "c"}); }), "'rope_parameters.rope_type' is \"linear\""));
+    const Json phi{{"model_type", "phi"}, {"hidden_size", 64}, {"num_attention_heads", 4}, {"rope_parameters", {{"rope_theta", 1e4}, {"partial_rotary_factor", 0.25}}}};
+    CHECK(std::get<PhiConfig>(language_model_config(ConfigReader{phi, "c"})).rotary_dim == 4);
+}
+
 TEST_CASE("model/config: of a timm tower") {
     const Json       good = read_json(reference("vision/dino") / "config.json");
     const auto       open = [](const Json& json) { return timm_config(ConfigReader{json, "config.json"}); };

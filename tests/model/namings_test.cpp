@@ -109,6 +109,9 @@ TEST_CASE("model/towers: Hugging Face's names of CLIP and SigLIP, with three pro
             CHECK(tower.loaded(t) == tower.expected);
             CHECK(says(refusal(tower, t, model + "encoder.layers.1.mlp.fc3.weight"), "1 unexpected: '" + model + "encoder.layers.1.mlp.fc3.weight'"));
 
+            Tensors flat = t;
+            for (const char* part : {"q", "k", "v"}) *std::ranges::find(flat, model + "encoder.layers.0.self_attn." + part + "_proj.bias", &TensorInfo::name) = tensor(model + "encoder.layers.0.self_attn." + part + "_proj.bias", {}, {1});
+            CHECK(says(message<LoadError>([&] { tower.loaded(flat); }), "expected at least one dimension"));
             Tensors incomplete = t;
             remove(incomplete, model + "encoder.layers.1.self_attn.k_proj.bias");
             CHECK(says(message<LoadError>([&] { tower.loaded(incomplete); }), "encoder.layers.1.self_attn.k_proj.bias' is missing beside"));

@@ -106,6 +106,7 @@ TEST_CASE_TEMPLATE("ops/attention: every part of the shape is refused by name", 
     refused(with([](AttentionShape& s) { s.n_sequences = 0; }), "attention", "n_sequences", "a divisor of the rows of q", "0");
     refused(with([](AttentionShape& s) { s.n_sequences = 4; }), "attention", "n_sequences", "a divisor of the rows of q", "4");
     refused(with([](AttentionShape& s) { s.n_sequences = 3; }), "attention", "k", "rows in n_sequences equal parts", "10");
+    refused(with([](AttentionShape& s) { s.window = 2; }), "attention", "window", "0 without causal", "2");
     refused(with([](AttentionShape& s) { s.causal = true, s.q_pos = 3; }), "attention", "k", "at least 6 rows a sequence", "5");
     refused(attend(good, f.mat(6, 31), f.mat(10, 16), f.mat(10, 16), f.mat(6, 32)), "attention", "q", "[any, 32]", "[6, 31]");
     refused(attend(good, f.mat(6, 32), f.mat(10, 15), f.mat(10, 16), f.mat(6, 32)), "attention", "k", "[any, 16]", "[10, 15]");

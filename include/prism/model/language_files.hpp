@@ -37,6 +37,14 @@ inline float positive(const ConfigReader& c, const char* key, double fallback) {
 }
 
 /// Llama, Mistral or Qwen2: keys that are missing take the defaults of transformers' class for `type`.
+/// Where the settings of rotary positions stand: transformers 5 writes them into an object of their own.
+inline ConfigReader rope_of(const ConfigReader& c) {
+    if (!c.has("rope_parameters")) return c;
+    ConfigReader rope = c.object("rope_parameters");
+    rope.choice("rope_type", {"default"}, "default");
+    return rope;
+}
+
 inline LlamaConfig llama_config(const ConfigReader& c, const std::string& type) {
     const bool  mistral = type == "mistral", qwen2 = type == "qwen2";
     LlamaConfig m;
@@ -50,7 +58,7 @@ inline LlamaConfig llama_config(const ConfigReader& c, const std::string& type) 
                                    : even_head_dim(c, "num_attention_heads", multiple_heads(c, m.d_model, m.n_heads));
     m.max_positions = c.count("max_position_embeddings", mistral ? 131072 : qwen2 ? 32768 : 2048);
     m.norm_eps = positive(c, "rms_norm_eps", 1e-6);
-    m.rope_theta = positive(c, "rope_theta", 1e4);
+    m.rope_theta = positive(rope_of(c), "rope_theta", 1e4);
     m.tied_embeddings = c.flag("tie_word_embeddings", false);
     m.qkv_bias = qwen2;
     // A key that is null means no window; one that is absent, the class default. transformers 4.40's mask lets a token
@@ -73,12 +81,13 @@ inline PhiConfig phi_config(const ConfigReader& c) {
     m.n_heads = c.count("num_attention_heads", 32);
     m.n_kv_heads = grouped_heads(c, m.n_heads, m.n_heads);
     m.head_dim = even_head_dim(c, "num_attention_heads", multiple_heads(c, m.d_model, m.n_heads));
-    const double factor = c.real("partial_rotary_factor", 0.5);
+    const ConfigReader rope = rope_of(c), &at = rope.has("partial_rotary_factor") ? rope : c;
+    const double       factor = at.real("partial_rotary_factor", 0.5);
     m.rotary_dim = factor > 0 && factor <= 1 ? static_cast<std::size_t>(factor * static_cast<double>(m.head_dim)) : 0;
-    if (m.rotary_dim == 0 || m.rotary_dim % 2 != 0) c.refuse("partial_rotary_factor", "one over 0, at most 1, that gives an even number of values");
+    if (m.rotary_dim == 0 || m.rotary_dim % 2 != 0) at.refuse("partial_rotary_factor", "one over 0, at most 1, that gives an even number of values");
     m.max_positions = c.count("max_position_embeddings", 2048);
     m.norm_eps = positive(c, "layer_norm_eps", 1e-5);
-    m.rope_theta = positive(c, "rope_theta", 1e4);
+    m.rope_theta = positive(rope, "rope_theta", 1e4);
     m.tied_embeddings = c.flag("tie_word_embeddings", false);
     const std::string act = c.choice("hidden_act", {"gelu_new", "gelu_pytorch_tanh", "gelu", "quick_gelu"}, "gelu_new");
     m.act = act == "gelu" ? Activation::gelu_erf : act == "quick_gelu" ? Activation::quick_gelu : Activation::gelu_tanh;

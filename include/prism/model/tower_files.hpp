@@ -32,6 +32,7 @@ inline TensorInfo tensor_of(std::string name, std::vector<std::size_t> shape, st
 /// Tensors one below the other, in their own type.
 inline TensorInfo stack_rows(std::string name, const std::vector<const TensorInfo*>& parts) {
     TensorInfo t = *parts.front();
+    if (t.shape.empty()) throw LoadError{t.file, t.name, "at least one dimension", to_string(t.shape)};
     t.name = std::move(name);
     auto owner = std::make_shared<std::vector<std::byte>>();
     t.shape[0] = 0;
@@ -96,9 +97,9 @@ inline std::vector<TensorInfo> rename_tower(const Checkpoint& file, const TowerN
         }
         TensorInfo t = tensor;
         t.name = *name;
+        if (t.name == "pos_embed" || t.name == "cls_token") t = contiguous(t);  // before it gets another shape
         if (t.name == "cls_token") t.shape = {1, 1, t.elements()};
         if (t.name == "pos_embed" && t.shape.size() == 2) t.shape.insert(t.shape.begin(), 1);
-        if (t.name == "pos_embed" || t.name == "cls_token") t = contiguous(t);
         result.push_back(std::move(t));
     }
     return result;
@@ -189,13 +190,15 @@ void add_tower(Loading<B>& loading, Vit<B>& vit, const Checkpoint& file) {
     const VitConfig& c = vit.config;
     Checkpoint       named = timm_named(file);
     const std::size_t n_prefix = c.n_positions() - c.n_patches();
+    // timm takes an older routine for CLIP's own files.
+    const bool antialias = !file.find("visual.class_embedding") && !file.find("module.visual.class_embedding");
     if (const TensorInfo* table = named.find("pos_embed");
         table && table->shape.size() == 3 && table->shape[0] == 1 && table->shape[2] == c.d_model && table->shape[1] != c.n_positions() &&
         is_square_grid(table->shape[1], n_prefix)) {
         std::vector<TensorInfo> tensors(named.tensors());
         const auto              at = std::ranges::find(tensors, std::string_view("pos_embed"), &TensorInfo::name);
         *at = detail::tensor_of("pos_embed", {1, c.n_positions(), c.d_model},
-                                resample_positions(to_floats(*table), c.d_model, n_prefix, c.grid()), table->file);
+                                resample_positions(to_floats(*table), c.d_model, n_prefix, c.grid(), antialias), table->file);
         named = Checkpoint{named.file(), std::move(tensors)};
     }
     const auto of_pool = [](std::string_view name) { return name.starts_with("attn_pool."); };

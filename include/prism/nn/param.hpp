@@ -140,6 +140,7 @@ private:
             f(Packed<G, typename B::space>{blocks ? blocks + first * stride : nullptr, count, cols(), stride, nullptr, 0, this->placed_.partial});
             return true;
         };
+        static_assert(listed(Dtype::f32, format_list<F...>{}), "what is stored in other formats is kept in f32");
         static_cast<void>((call(F{}) || ...));
     }
 

@@ -21,6 +21,7 @@ void attention(B& be, In<B> q, View<T, typename B::space, dyn, dyn> k, std::type
     if (s.n_kv_heads == 0 || s.n_heads % s.n_kv_heads != 0) refuse("n_kv_heads", "a divisor of " + std::to_string(s.n_heads), s.n_kv_heads);
     if (s.n_sequences == 0 || q.rows() % s.n_sequences != 0) refuse("n_sequences", "a divisor of the rows of q", s.n_sequences);
     if (k.rows() % s.n_sequences != 0) refuse("k", "rows in n_sequences equal parts", k.rows());
+    if (s.window != 0 && !s.causal) refuse("window", "0 without causal", s.window);
     expect("attention", "q", {any, s.n_heads * s.head_dim}, q);
     expect("attention", "k", {any, s.kv_head_stride ? s.head_dim : s.n_kv_heads * s.head_dim}, k);
     expect("attention", "v", k.shape(), v);

@@ -1,4 +1,4 @@
-// Position tables for another grid than the file's: bicubic with antialiasing, as timm resamples at load time.
+// Position tables for another grid than the file's: bicubic, as timm resamples at load time.
 #pragma once
 
 #include "prism/core/error.hpp"
@@ -21,8 +21,9 @@ inline bool is_square_grid(std::size_t rows, std::size_t n_prefix) {
 
 /// A table [n_prefix + n n, d] with its grid resampled to [n_prefix + m m, d]; prefix rows stay as they are. n follows
 /// from the size of the table. Throws ShapeError when the grid rows are no square.
-/// Source: timm, layers/pos_embed.py (torch's bicubic with antialias: a = -0.5, half-pixel centres, f32).
-inline std::vector<float> resample_positions(std::span<const float> table, std::size_t d, std::size_t n_prefix, std::size_t m) {
+/// Source: timm, layers/pos_embed.py: torch's bicubic with antialiasing (a = -0.5, half-pixel centres, f32); without it (a = -0.75,
+/// four taps, edges repeated) as vision_transformer.py resamples files of OpenAI's and open_clip's naming.
+inline std::vector<float> resample_positions(std::span<const float> table, std::size_t d, std::size_t n_prefix, std::size_t m, bool antialias = true) {
     const std::size_t rows = d ? table.size() / d : 0;
     if (!is_square_grid(rows, n_prefix))
         throw ShapeError{"resample_positions", "table", "a square grid after " + std::to_string(n_prefix) + " prefix rows",
@@ -30,15 +31,21 @@ inline std::vector<float> resample_positions(std::span<const float> table, std::
     const auto n = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(rows - n_prefix))));
 
     struct Taps { std::size_t lo; std::vector<float> weights; };
-    const auto cubic = [](float t) {
-        constexpr float a = -0.5f;
+    const auto cubic = [a = antialias ? -0.5f : -0.75f](float t) {
         t = std::fabs(t);
         if (t < 1) return ((a + 2) * t - (a + 3)) * t * t + 1;
         return t < 2 ? ((t - 5) * t + 8) * t * a - 4 * a : 0.0f;
     };
     const float       scale = static_cast<float>(n) / static_cast<float>(m), stretch = std::max(scale, 1.0f), support = 2 * stretch;
     std::vector<Taps> taps(m);
-    for (std::size_t i = 0; i < m; ++i) {
+    for (std::size_t i = 0; !antialias && i < m; ++i) {
+        const float at = scale * (static_cast<float>(i) + 0.5f) - 0.5f, left = std::floor(at);
+        const auto  inside = [&](int tap) { return std::clamp(static_cast<long>(left) + tap, 0L, static_cast<long>(n) - 1); };
+        taps[i].lo = static_cast<std::size_t>(inside(-1));
+        taps[i].weights.resize(static_cast<std::size_t>(inside(2) - inside(-1) + 1));
+        for (int tap = -1; tap <= 2; ++tap) taps[i].weights[static_cast<std::size_t>(inside(tap) - inside(-1))] += cubic(at - left - static_cast<float>(tap));
+    }
+    for (std::size_t i = 0; antialias && i < m; ++i) {
         const float centre = scale * (static_cast<float>(i) + 0.5f);
         const auto  lo = static_cast<std::size_t>(std::max(static_cast<long>(centre - support + 0.5f), 0L));
         const auto  hi = std::min(static_cast<std::size_t>(centre + support + 0.5f), n);

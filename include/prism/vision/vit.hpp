@@ -115,7 +115,7 @@ struct AttentionPool {
     AttentionPool() = default;
     explicit AttentionPool(const VitConfig& c)
         : latent({1, 1, c.d_model}), q(c.d_model, c.d_model), kv(c.d_model, 2 * c.d_model), proj(c.d_model, c.d_model),
-          norm(c.d_model, c.norm_eps), mlp(c.d_model, c.d_ff, c.act), n_heads(c.n_heads) {}
+          norm(c.d_model, c.norm_eps), mlp(c.d_model, c.d_ff, Activation::gelu_erf), n_heads(c.n_heads) {}  // timm 0.9 passes it no activation
 
     template <Keeper K = Forget>
     void forward(B& be, Workspace<B>& ws, std::size_t n_sequences, In<B> tokens, Mat<B> out, K keep = {}) const {

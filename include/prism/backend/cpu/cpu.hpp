@@ -1,4 +1,4 @@
-// Cpu: the backend of ordinary processors. Our own kernels where we have instructions for them, Eigen elsewhere.
+// Cpu: the backend of ordinary processors. Our own kernels, in the instructions that there are.
 //
 //     prism::Cpu cpu{{.threads = 8}};
 #pragma once
@@ -228,7 +228,12 @@ public:
             if constexpr (std::is_same_v<T, float>) return rounded ? kernels_->rounded_attend_f32 : kernels_->attend_f32;
             else return rounded ? kernels_->rounded_attend_bf16 : kernels_->attend_bf16;
         }();
-        float* const parts = n_parts > 1 ? reinterpret_cast<float*>(cpu::activation_memory(n_tasks * n_q * Tile::part_floats * sizeof(float))) : nullptr;
+        float* parts = nullptr;
+        if (few) {  // taken for a whole cache and the most rows from the first call on, so that nothing is while the cache fills
+            const std::size_t capacity = std::max(n_kv, shape.kv_head_stride / shape.head_dim), most_parts = (capacity + Tile::part_keys - 1) / Tile::part_keys;
+            std::byte* const  memory = cpu::activation_memory(most_parts > 1 ? shape.n_sequences * shape.n_heads * most_parts * 4 * Tile::part_floats * sizeof(float) : 0);
+            if (n_parts > 1) parts = reinterpret_cast<float*>(memory);
+        }
         parallel_for(n_tasks, 1, [&](std::size_t task, std::size_t) {
             // Long pictures spend minutes in one call, so it is counted piece by piece, in shares that add up exactly.
             count_flops(flops / n_tasks + (task < flops % n_tasks));

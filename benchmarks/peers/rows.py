@@ -62,5 +62,5 @@ def model_of(peer, row):
 
 def files_of(peer, row):
     """All that must be made before a row."""
-    found = [model_of(peer, row), f"{row.what}.f32.reference" if row.kind != "matmul" else None]
+    found = [model_of(peer, row), f"{row.what}.f32.reference" if row.kind != "matmul" and "torch" in peer.packages else None]
     return [f for f in found if f]

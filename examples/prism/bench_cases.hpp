@@ -373,8 +373,13 @@ inline LanguageModelConfig bench_language_model(std::string_view name) {
 /// "openvla-7b", or a model of Prismatic's by id.
 inline PrismaticConfig bench_policy(std::string_view name) { return composition_of(name == "openvla-7b" ? "prism-dinosiglip-224px+7b" : name); }
 
-inline std::vector<VitConfig> bench_towers(std::string_view id) {
-    const BackboneSpec&    spec = backbone_from_id(id);
+/// "dinosiglip-224", "dinosiglip-384", or an id of Prismatic's.
+inline const BackboneSpec& bench_backbone(std::string_view name) {
+    return backbone_from_id(name == "dinosiglip-224" ? "dinosiglip-vit-so-224px" : name == "dinosiglip-384" ? "dinosiglip-vit-so-384px" : name);
+}
+
+inline std::vector<VitConfig> bench_towers(std::string_view name) {
+    const BackboneSpec&    spec = bench_backbone(name);
     std::vector<VitConfig> configs;
     for (std::size_t i = 0; i < spec.n_towers; ++i) configs.push_back(tower_config(spec, i));
     return configs;
@@ -389,7 +394,7 @@ struct BenchCase {
 inline BenchCase bench_case(std::string_view name) {
     const std::size_t slash = std::min(name.find('/'), name.size());
     const BenchCase   c{name.substr(0, slash), name.substr(std::min(slash + 1, name.size()))};
-    if (c.kind == "vision") backbone_from_id(c.what);
+    if (c.kind == "vision") bench_backbone(c.what);
     else if (c.kind == "prefill" || c.kind == "decode") bench_language_model(c.what);
     else if (c.kind == "action") bench_policy(c.what);
     else if (c.kind == "matmul") matmul_sizes(c.what);

@@ -52,6 +52,10 @@ std::vector<prism::TensorInfo> open_tensors(const std::filesystem::path& path) {
     return prism::read_tensors(prism::MappedFile::of({view.begin(), view.end()}, "standard input"));
 }
 
+void expect_one_output(const Common& common, const std::filesystem::path& out) {
+    if (is_stream(out) && common.json) throw UsageError{"--out - and --json both want standard output"};
+}
+
 void write_tensor(const Common& common, const std::filesystem::path& path, const std::string& name,
                   const std::vector<std::size_t>& shape, std::span<const float> values) {
     const prism::TensorData tensor{name, prism::Dtype::f32, shape, std::as_bytes(values)};
@@ -61,7 +65,6 @@ void write_tensor(const Common& common, const std::filesystem::path& path, const
         else std::cout << name << ' ' << prism::to_string(shape) << " in " << path.string() << '\n';
         return;
     }
-    if (common.json) throw UsageError{"--out - and --json both want standard output"};
     prism::write_safetensors(
         [](std::span<const std::byte> bytes) {
             std::cout.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));

@@ -31,6 +31,9 @@ prism::Json open_json(const std::filesystem::path& path);
 /// The tensors of a file; "-" is standard input.
 std::vector<prism::TensorInfo> open_tensors(const std::filesystem::path& path);
 
+/// Throws UsageError where a tensor and JSON would share standard output. For the beginning of a command.
+void expect_one_output(const Common& common, const std::filesystem::path& out);
+
 /// Writes one f32 tensor as safetensors; "-" is standard output. Says its shape: with --json as {"shape": ...}.
 void write_tensor(const Common& common, const std::filesystem::path& path, const std::string& name,
                   const std::vector<std::size_t>& shape, std::span<const float> values);

@@ -68,6 +68,7 @@ void score_all(const Common& common, const Logits& args, B& be, const Model<B>& 
 template <Backend B>
 void run_on(const Common& common, const Logits& args) {
     if (!args.prompt && args.ids.empty()) throw UsageError{"logits: --prompt or --ids is needed"};
+    expect_one_output(common, args.out);
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
     B            be = open_backend<B>(common);

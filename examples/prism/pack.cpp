@@ -25,7 +25,7 @@ Packing packing_of(const Model<Cpu>& model) {
 
 void run(const Common& common, const Pack& args) {
     const bool stream = args.out == "-";
-    if (stream && common.json) throw UsageError{"--out - and --json both want standard output"};
+    expect_one_output(common, args.out);
     Cpu                        cpu = open_backend<Cpu>(common);
     const Model<Cpu>           model = open_model(cpu, common);
     const Packing              file = packing_of(model);

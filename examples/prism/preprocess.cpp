@@ -8,6 +8,7 @@
 namespace program {
 
 void run(const Common& common, const Preprocess& args) {
+    expect_one_output(common, args.out);
     const prism::ImageTransform transform{.stats = prism::statistics_from_name(args.statistics), .strategy = prism::resize_from_name(args.resize), .size = args.size};
     const prism::Image          image = open_picture(common, args.image);
     std::vector<float>          pixels(3 * args.size * args.size);

@@ -11,6 +11,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -126,14 +127,29 @@ inline CaptionFacts caption_facts(const Scene& scene, const CaptionOptions& opti
 }
 inline std::string caption(const Scene& scene, const CaptionOptions& options = {}) { return to_string(caption_facts(scene, options)); }
 
-/// How many of these pictures find their own caption among all of them, at best: those whose captions fit several have to guess.
+/// The share of these pictures that find their own caption among all of theirs, at best: who knew everything would take, of the captions
+/// that fit a picture, the one that fits fewest others, and guess where several do. Captions of the same words are never found: they
+/// are as near as each other.
 inline double best_retrieval(const std::vector<Scene>& scenes, const CaptionOptions& options = {}) {
-    double found = 0;
-    for (const Scene& mine : scenes) {
-        const CaptionFacts facts = caption_facts(mine, options);
-        found += 1.0 / static_cast<double>(std::ranges::count_if(scenes, [&](const Scene& other) { return fits(facts, other); }));
+    const std::size_t                     n = scenes.size();
+    std::map<std::string, int>            said;
+    std::vector<std::string>              words;
+    std::vector<std::vector<std::size_t>> fitting(n);  // captions, of each picture
+    std::vector<std::size_t>              fits_scenes(n);
+    for (std::size_t k = 0; k < n; ++k) {
+        const CaptionFacts facts = caption_facts(scenes[k], options);
+        ++said[words.emplace_back(to_string(facts))];
+        for (std::size_t i = 0; i < n; ++i)
+            if (fits(facts, scenes[i])) fitting[i].push_back(k), ++fits_scenes[k];
     }
-    return found / static_cast<double>(scenes.size());
+    double found = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const auto fewer = [&](std::size_t a, std::size_t b) { return fits_scenes[a] < fits_scenes[b]; };
+        const auto least = fits_scenes[*std::ranges::min_element(fitting[i], fewer)];
+        if (said[words[i]] == 1 && fits_scenes[i] == least)
+            found += 1.0 / static_cast<double>(std::ranges::count_if(fitting[i], [&](std::size_t k) { return fits_scenes[k] == least; }));
+    }
+    return found / static_cast<double>(n);
 }
 
 /// A question and its answer without a picture.

@@ -252,7 +252,7 @@ int main(int argc, char** argv) try {
     else if (o.measured.empty()) train(cpu, o);
     else measure(cpu, from_pretrained(cpu, o.measured), o);
     return 0;
-} catch (const Error& e) {
+} catch (const std::exception& e) {
     std::cerr << "train_shapes: " << e.what() << '\n';
     return 1;
 }

@@ -40,7 +40,8 @@ struct TwoEyes {
     }
 };
 
-int main(int, char** argv) {
+int main(int argc, char** argv) {
+    if (argc != 2) return 2;  // a Prismatic run folder
     const std::filesystem::path folder = argv[1];
     Cpu                         cpu;
     TwoEyes<Cpu>                vlm;

@@ -25,7 +25,8 @@ void send(const prism::Action& action) {
     std::printf("\n");
 }
 
-int main(int, char** argv) {
+int main(int argc, char** argv) {
+    if (argc != 3) return 2;  // an OpenVLA folder with a picture in it, and a key of its statistics
     constexpr auto period = 200ms;
     constexpr int  n_steps = 6;
 

@@ -5,7 +5,8 @@
 #include <cstdio>
 #include <vector>
 
-int main(int, char** argv) {
+int main(int argc, char** argv) {
+    if (argc != 4) return 2;  // a tower, a picture, and a file for the outcome
     constexpr std::size_t image_size = 448;  // px; the tower's position table is resampled to this
 
     prism::Cpu         cpu;

@@ -158,7 +158,10 @@ void run_on(const Common& common, const Ask& args) {
     for (std::size_t i = 0; i < n; ++i) {
         const std::string& text = prompts[at(i, n_prompts)];
         questions.push_back({n_images ? &pictures[at(i, n_images)].image : nullptr, text, args.raw || llm});
-        n_tokens += prompt_of(parts, text, args.raw || llm).ids.size() + (n_images ? vlm ? vlm->model.n_soft_tokens() : 0 : 0);
+        const Prompt prompt = prompt_of(parts, text, args.raw || llm);
+        if (prompt.ids.size() < prompt.n_ids)
+            note(common, "the prompt is cut to its first " + std::to_string(prompt.ids.size()) + " of " + std::to_string(prompt.n_ids) + " tokens, the most that this model takes");
+        n_tokens += prompt.ids.size() + (n_images ? vlm ? vlm->model.n_soft_tokens() : 0 : 0);
     }
 
     const bool              streams = !common.json && n == 1;
@@ -212,10 +215,13 @@ void run_on(const Common& common, const Chat& args) {
         const auto argument = [&](std::string_view command) { return std::string(unicode::strip(std::string_view(line).substr(command.size()))); };
         try {
             if (unicode::strip(line).empty()) continue;
-            if (line.starts_with("/reset")) {
+            if (line == "/quit") break;
+            if (line == "/reset") {
                 chat.restart();
             } else if (line.starts_with("/image ")) {
                 show(open_picture(common, argument("/image")));
+            } else if (line.starts_with('/')) {
+                throw ConfigError{"line", line, "a question, /image FILE, /reset or /quit"};
             } else {
                 const InterruptEndsAnswer until_answered;
                 Reading reading{common, be, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};

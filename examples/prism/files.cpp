@@ -35,7 +35,7 @@ void print(const prism::Json& json) { std::cout << json.dump(-1, ' ', false, pri
 
 prism::Image open_picture(const Common& common, const std::filesystem::path& path) {
     const std::string        name = is_stream(path) ? "standard input" : path.string();
-    const prism::ReadOptions options{.on_warning = [&](const std::string& problem) { note(common, name + ": " + problem); }};
+    const prism::ReadOptions options{.on_warning = [&](const std::string& problem) { note(common, problem); }};
     if (!is_stream(path)) return prism::read_image(path, options);
     const std::string bytes = standard_input();
     return prism::decode_image(std::as_bytes(std::span{bytes}), name, options);

@@ -75,7 +75,7 @@ void add_model(CLI::App* c, Common& common) {
 }
 
 void add_sampling(CLI::App* c, std::size_t& max_new_tokens, prism::SamplingOptions& s) {
-    c->add_option("--max-new-tokens", max_new_tokens, "Longest answer, in tokens")->check(CLI::PositiveNumber)->capture_default_str();
+    c->add_option("--max-new-tokens", max_new_tokens, "Longest answer, in tokens")->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30))->capture_default_str();
     c->add_option("--temperature", s.temperature, "0 takes the most likely token, always")->capture_default_str();
     c->add_option("--top-p", s.top_p, "Only the most likely tokens that together reach this probability")->capture_default_str();
     c->add_option("--top-k", s.top_k, "Only the K most likely tokens; 0: all")->capture_default_str();
@@ -112,14 +112,14 @@ int main(int argc, char** argv) {
     Ask   ask;
     auto* c = add(app, common, ask, work, "ask", "Answer a question about a picture", "prism ask --model prism-dinosiglip+7b --image cat.jpg --prompt \"What is in it?\"");
     add_model(c, common);
-    c->add_option("--image", ask.images, "Picture, PNG or JPEG; - is standard input; several make a batch")->take_all();
+    c->add_option("--image", ask.images, "Picture, PNG or JPEG; - is standard input; given several times: a batch")->take_all();
     // One text each: CLI11 would take what stands between brackets, as in "[INST] ... [/INST]", for a list.
-    c->add_option("--prompt", ask.prompts, "Question; several make a batch; without one: \"" + std::string(default_prompt) + '"')->allow_extra_args(false)->take_all();
+    c->add_option("--prompt", ask.prompts, "Question; given several times: a batch; without one: \"" + std::string(default_prompt) + '"')->allow_extra_args(false)->take_all();
     c->add_flag("--raw-prompt", ask.raw, "The prompt is all that the model reads; special tokens in it are tokens");
     add_sampling(c, ask.max_new_tokens, ask.sampling);
 
     Chat chat;
-    c = add(app, common, chat, work, "chat", "Talk about a picture, a line a turn; /image FILE, /reset, end of input leaves", "prism chat --model prism-dinosiglip+7b --image cat.jpg");
+    c = add(app, common, chat, work, "chat", "Talk about a picture, a line a turn; /image FILE, /reset, /quit or the end of input", "prism chat --model prism-dinosiglip+7b --image cat.jpg");
     add_model(c, common);
     c->add_option("--image", chat.image, "Picture, PNG or JPEG");
     add_sampling(c, chat.max_new_tokens, chat.sampling);

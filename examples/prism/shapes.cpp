@@ -130,8 +130,8 @@ void run(const Common& common, const Shapes& args) {
     if (args.describe) std::cout << shapes::describe(scene) << "caption: " << shapes::caption(scene) << '\n';
     if (args.questions)
         for (const Json& q : questions) {
-            const auto& prompt = q["prompt"].get_ref<const std::string&>();  // its other lines say what the answer shall look like
-            std::cout << prompt.substr(0, prompt.find('\n')) << " -> " << q["answer"].get_ref<const std::string&>() << '\n';
+            // As it has to be asked: some say in a second line what the answer shall look like.
+            std::cout << q["prompt"].get_ref<const std::string&>() << " -> " << q["answer"].get_ref<const std::string&>() << '\n';
         }
 }
 

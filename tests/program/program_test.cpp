@@ -135,7 +135,7 @@ TEST_CASE("program/ask: samples with a seed, converts weights, and notes what it
     }
     CHECK(run({"ask", "--json", "--quiet", "--model", random_model(), "--prompt", "a", "--isa", "portable", "--threads", "3", "--max-new-tokens", "3"}).status == 0);
     // Memory is taken for what fits into the context, not for what is asked for.
-    const Json endless = run({"ask", "--json", "--quiet", "--model", committed() / "vlm/prism-dinosiglip+7b", "--prompt", "a", "--max-new-tokens", "18446744073709551615"}).json();
+    const Json endless = run({"ask", "--json", "--quiet", "--model", committed() / "vlm/prism-dinosiglip+7b", "--prompt", "a", "--max-new-tokens", "1073741824"}).json();
     CHECK(endless.at("output_ids").size() + endless.at("input_ids").size() <= 512 + 1);
 }
 
@@ -504,6 +504,9 @@ TEST_CASE("program: work that fails says which file or value, and what is wrong,
         if (command == std::string("logits")) arguments.insert(arguments.end(), {"--out", scratch.path("x")});
         check_refused(1, arguments, {"tokens with a picture of 9", "512"});
     }
+    CHECK(run({"ask", "--max-new-tokens", "1", "--prompt", many}).err.find("is cut to its first 512 of") != std::string::npos);  // as the reference does, but not in silence
+    check_refused(1, {"chat", "--image", image}, {"/help", "/reset"}, "/help\n");
+    CHECK(run({"chat", "--quiet", "--image", image}, "/quit\nhello").out.empty());
     for (const char* choices : {"", ",", "A,", "A,,B", "A,A"}) check_refused(1, {"score", "--prompt", "a", "--choices", choices}, {"choices"});
     check_refused(1, {"act", "--image", image, "--instruction", "go", "--unnorm-key", "mars"}, {"mars", "bridge_orig, tabletop"});
     check_refused(1, {"act", "--image", image, "--instruction", "go", "--model", model}, {"unnorm_key"});

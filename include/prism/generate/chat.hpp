@@ -131,7 +131,7 @@ public:
     Answer ask(std::string_view question, const AskOptions& options = {}) {
         Prompt prompt = parts_.ask(question);
         if (parts_.prompts.n_turns() > 0 && prompt.ids.size() < prompt.n_ids)  // a first question is cut as in the reference; here the question would go
-            throw ConfigError{"prompt", std::to_string(prompt.n_ids) + " tokens with all turns so far", "at most " + std::to_string(prompt.ids.size())};
+            throw ConfigError{"prompt", std::to_string(prompt.n_ids) + " tokens with all turns so far", "at most " + std::to_string(prompt.ids.size()) + ": begin anew"};
         Answer answer = complete(std::move(prompt), options);
         parts_.prompts.add_turn(Role::human, question);
         parts_.prompts.add_turn(Role::gpt, answer.text);

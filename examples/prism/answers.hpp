@@ -151,14 +151,15 @@ void run_on(const Common& common, const Ask& args) {
     const auto* vlm = llm ? nullptr : &model.vlm();
     auto        parts = parts_of(model);
     if (llm) parts.raw_has_control_tokens = args.raw;
+    const bool raw = args.raw || llm;
 
     std::vector<Question> questions;
     std::size_t           n_tokens = 0;
     const auto            at = [&](std::size_t i, std::size_t count) { return count == 1 ? 0 : i; };
     for (std::size_t i = 0; i < n; ++i) {
         const std::string& text = prompts[at(i, n_prompts)];
-        questions.push_back({n_images ? &pictures[at(i, n_images)].image : nullptr, text, args.raw || llm});
-        const Prompt prompt = prompt_of(parts, text, args.raw || llm);
+        questions.push_back({n_images ? &pictures[at(i, n_images)].image : nullptr, text, raw});
+        const Prompt prompt = prompt_of(parts, text, raw);
         if (prompt.ids.size() < prompt.n_ids)
             note(common, "the prompt is cut to its first " + std::to_string(prompt.ids.size()) + " of " + std::to_string(prompt.n_ids) + " tokens, the most that this model takes");
         n_tokens += prompt.ids.size() + (n_images ? vlm ? vlm->model.n_soft_tokens() : 0 : 0);
@@ -214,9 +215,10 @@ void run_on(const Common& common, const Chat& args) {
     for (std::string line; (asks ? std::cerr << "> " << std::flush : std::cerr), std::getline(std::cin, line);) {
         const auto argument = [&](std::string_view command) { return std::string(unicode::strip(std::string_view(line).substr(command.size()))); };
         try {
-            if (unicode::strip(line).empty()) continue;
-            if (line == "/quit") break;
-            if (line == "/reset") {
+            const std::string_view said = unicode::strip(line);
+            if (said.empty()) continue;
+            if (said == "/quit") break;
+            if (said == "/reset") {
                 chat.restart();
             } else if (line.starts_with("/image ")) {
                 show(open_picture(common, argument("/image")));

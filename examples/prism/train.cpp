@@ -128,13 +128,14 @@ void train(const Common& asked, const Train& args) {
             if (folder && result.finished) trainer->finish(cpu, *folder, first_language_model(config, first));
         });
         steps += result.steps, before = ranks.of_first(folder ? folder->latest().string() : "");
-        skipped += result.loader.skipped + examples.file().n_skipped();
+        const std::uint64_t left_out = result.loader.skipped + examples.file().n_skipped();
+        skipped += left_out;
         if (!folder) continue;
         if (!result.loader.first_skipped.empty()) note(common, "examples were left out while training; the first: " + result.loader.first_skipped);
         char text[160];
         std::snprintf(text, sizeof text, ": %zu steps, loss %.4f; waited %.1f s for data, in %llu of %llu batches; %llu examples left out", result.steps, result.loss,
                       result.loader.waited_s, static_cast<unsigned long long>(result.loader.waits), static_cast<unsigned long long>(result.loader.batches),
-                      static_cast<unsigned long long>(result.loader.skipped + examples.file().n_skipped()));
+                      static_cast<unsigned long long>(left_out));
         if (!common.json) std::cout << folder->path().string() << text << '\n';
     }
     if (common.json && ranks.first()) print({{"steps", steps}, {"loss", result.loss}, {"skipped", skipped}});

@@ -90,9 +90,7 @@ void run_part(const Part& part, const Json& identity, Trainer& trainer, Step&& s
     std::size_t k = 0;
     if (std::filesystem::exists(part.file)) {
         const Bundle saved = read_bundle(MappedFile::open(part.file));
-        try {
-            prism::detail::expect_same_run(saved.contents.at("identity"), identity, part.file.string());
-        } catch (const ConfigError& e) { throw ConfigError{part.file.string(), e.key, e.value, "what it was made with; other settings need another --folder"}; }
+        prism::detail::expect_same_run(saved.contents.at("identity"), identity, part.file.string(), "other settings need another --folder");
         k = saved.contents.at("step").get<std::size_t>();
         for (const NamedSpan& s : state) {
             const auto at = std::ranges::find(saved.entries, s.name, &BundleEntry::name);

@@ -34,6 +34,7 @@ public:
     const std::filesystem::path& path() const { return path_; }
     std::filesystem::path        operator/(std::string_view name) const { return path_ / name; }
     std::filesystem::path        write(std::string_view name, std::string_view bytes) const {
+               std::filesystem::remove(path_ / name);  // a file that was there may be mapped: it stays as it is
                std::ofstream(path_ / name, std::ios::binary) << bytes;
                return path_ / name;
     }

@@ -199,7 +199,7 @@ TEST_CASE("text/bad input: a GGUF without a vocabulary is a malformed one") {
 }
 
 TEST_CASE("text/bad input: folders say what they lack") {
-    const prism::test::ScratchFolder folder;
+    const prism::test::TempFolder folder;
     CHECK_THROWS_AS(Tokenizer::open(folder.path()), prism::LoadError);
     CHECK_THROWS_AS(Tokenizer::open(folder.path() / "absent.json"), prism::LoadError);
     folder.write("vocab.json", R"({"a": 0, "b": 1, "ab": 2})");

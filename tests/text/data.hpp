@@ -2,6 +2,7 @@
 #pragma once
 
 #include "support/cases.hpp"
+#include "support/temp_folder.hpp"
 
 #include "prism/io/json.hpp"
 #include "prism/text/tokenizer.hpp"
@@ -71,30 +72,5 @@ inline Ids random_ids(std::mt19937& random, std::size_t vocab_size, std::size_t 
     for (auto& i : ids) i = id(random);
     return ids;
 }
-
-/// A folder that is there for one test.
-class ScratchFolder {
-public:
-    ScratchFolder() {
-        static std::mt19937 random{std::random_device{}()};
-        path_ = std::filesystem::temp_directory_path() / ("prism-text-" + std::to_string(random()));
-        std::filesystem::create_directories(path_);
-    }
-    ScratchFolder(const ScratchFolder&) = delete;
-    ScratchFolder& operator=(const ScratchFolder&) = delete;
-    ~ScratchFolder() {
-        std::error_code none;
-        std::filesystem::remove_all(path_, none);
-    }
-    const std::filesystem::path& path() const { return path_; }
-    void                         write(const char* name, std::string_view text) const {
-                                NewFile file{path_ / name};
-                                file.write(text);
-                                file.commit();
-    }
-
-private:
-    std::filesystem::path path_;
-};
 
 }  // namespace prism::test

@@ -58,7 +58,7 @@ TEST_CASE("text/tokenizer: ids and text are those of transformers, whichever fil
         };
         check(Tokenizer::open(folder));
         // The same folder without tokenizer.json is converted from the older files.
-        const prism::test::ScratchFolder older;
+        const prism::test::TempFolder older;
         for (const auto& entry : std::filesystem::directory_iterator(folder))
             if (entry.path().filename() != "tokenizer.json") std::filesystem::copy(entry.path(), older.path());
         check(Tokenizer::open(older.path()));
@@ -228,7 +228,7 @@ TEST_CASE("text/tokenizer: a vocabulary in GGUF gives the ids that its other fil
 }
 
 TEST_CASE("text/tokenizer: settings beside a tokenizer have the effect that transformers gives them") {
-    const prism::test::ScratchFolder folder;
+    const prism::test::TempFolder folder;
     const auto ids = [&](const char* text) { return Tokenizer::open(folder.path()).encode(text, reference); };
     std::filesystem::copy(committed("llama") / "tokenizer.json", folder.path());
     const Ids hello = ids("Hello"), body(hello.begin() + 1, hello.end());

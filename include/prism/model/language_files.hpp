@@ -36,7 +36,6 @@ inline float positive(const ConfigReader& c, const char* key, double fallback) {
     return x;
 }
 
-/// Llama, Mistral or Qwen2: keys that are missing take the defaults of transformers' class for `type`.
 /// Where the settings of rotary positions stand: transformers 5 writes them into an object of their own.
 inline ConfigReader rope_of(const ConfigReader& c) {
     if (!c.has("rope_parameters")) return c;
@@ -45,6 +44,7 @@ inline ConfigReader rope_of(const ConfigReader& c) {
     return rope;
 }
 
+/// Llama, Mistral or Qwen2: keys that are missing take the defaults of transformers' class for `type`.
 inline LlamaConfig llama_config(const ConfigReader& c, const std::string& type) {
     const bool  mistral = type == "mistral", qwen2 = type == "qwen2";
     LlamaConfig m;

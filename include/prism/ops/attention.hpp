@@ -8,6 +8,20 @@
 
 namespace prism::ops {
 
+namespace detail {
+
+/// Throws ShapeError unless q and k of so many rows can have heads and sequences of this shape.
+inline void expect_heads(const char* op, const AttentionShape& s, std::size_t q_rows, std::size_t k_rows) {
+    const auto refuse = [op](const char* argument, const std::string& expected, std::size_t found) { throw ShapeError{op, argument, expected, std::to_string(found)}; };
+    if (s.head_dim == 0 || s.head_dim > 256) refuse("head_dim", "1 ... 256", s.head_dim);
+    if (s.n_kv_heads == 0 || s.n_heads % s.n_kv_heads != 0) refuse("n_kv_heads", "a divisor of " + std::to_string(s.n_heads), s.n_kv_heads);
+    if (s.n_sequences == 0 || q_rows % s.n_sequences != 0) refuse("n_sequences", "a divisor of the rows of q", s.n_sequences);
+    if (k_rows % s.n_sequences != 0) refuse("k", "rows in n_sequences equal parts", k_rows);
+    if (s.window != 0 && !s.causal) refuse("window", "0 without causal", s.window);
+}
+
+}  // namespace detail
+
 /// y = softmax(scale q k^T) v per head and sequence, without a score matrix in memory.
 /// q, y [n_sequences n_q, n_heads head_dim]; k, v [n_sequences n_kv, n_kv_heads head_dim]; query head h reads key head
 /// h n_kv_heads / n_heads. k and v are f32 or bf16; with s.kv_head_stride they are [n_sequences n_kv, head_dim] of the first
@@ -17,11 +31,7 @@ void attention(B& be, In<B> q, View<T, typename B::space, dyn, dyn> k, std::type
     const auto refuse = [](const char* argument, const std::string& expected, std::size_t found) {
         throw ShapeError{"attention", argument, expected, std::to_string(found)};
     };
-    if (s.head_dim == 0 || s.head_dim > 256) refuse("head_dim", "1 ... 256", s.head_dim);
-    if (s.n_kv_heads == 0 || s.n_heads % s.n_kv_heads != 0) refuse("n_kv_heads", "a divisor of " + std::to_string(s.n_heads), s.n_kv_heads);
-    if (s.n_sequences == 0 || q.rows() % s.n_sequences != 0) refuse("n_sequences", "a divisor of the rows of q", s.n_sequences);
-    if (k.rows() % s.n_sequences != 0) refuse("k", "rows in n_sequences equal parts", k.rows());
-    if (s.window != 0 && !s.causal) refuse("window", "0 without causal", s.window);
+    detail::expect_heads("attention", s, q.rows(), k.rows());
     expect("attention", "q", {any, s.n_heads * s.head_dim}, q);
     expect("attention", "k", {any, s.kv_head_stride ? s.head_dim : s.n_kv_heads * s.head_dim}, k);
     expect("attention", "v", k.shape(), v);

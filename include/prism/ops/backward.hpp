@@ -96,11 +96,7 @@ void attention_backward(B& be, In<B> q, In<B> k, In<B> v, In<B> y, const Attenti
     const auto        refuse = [&](const char* argument, const std::string& expected, std::size_t found) {
         throw ShapeError{op, argument, expected, std::to_string(found)};
     };
-    if (s.head_dim == 0 || s.head_dim > 256) refuse("head_dim", "1 ... 256", s.head_dim);
-    if (s.n_kv_heads == 0 || s.n_heads % s.n_kv_heads != 0) refuse("n_kv_heads", "a divisor of " + std::to_string(s.n_heads), s.n_kv_heads);
-    if (s.n_sequences == 0 || q.rows() % s.n_sequences != 0) refuse("n_sequences", "a divisor of the rows of q", s.n_sequences);
-    if (k.rows() % s.n_sequences != 0) refuse("k", "rows in n_sequences equal parts", k.rows());
-    if (s.window != 0 && !s.causal) refuse("window", "0 without causal", s.window);
+    detail::expect_heads(op, s, q.rows(), k.rows());
     if (s.kv_head_stride != 0) refuse("kv_head_stride", "0: heads side by side", s.kv_head_stride);
     expect(op, "q", {any, s.n_heads * s.head_dim}, q);
     expect(op, "k", {any, s.n_kv_heads * s.head_dim}, k);

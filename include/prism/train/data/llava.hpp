@@ -31,6 +31,18 @@ concept ExampleSource = requires(const S& source, std::size_t i, PixelReader& re
     source.read_picture(i, reader, towers);
 };
 
+namespace detail {
+
+/// The names of examples, for a message.
+template <ExampleSource S>
+std::string names_of(const S& source, std::span<const std::size_t> examples) {
+    std::string names;
+    for (const std::size_t i : examples) names.append(names.empty() ? "" : "; ").append(source.name(i));
+    return names;
+}
+
+}  // namespace detail
+
 struct LlavaOptions {
     PromptFormat                format;
     std::vector<ImageTransform> transforms;         // one a tower

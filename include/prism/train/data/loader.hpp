@@ -208,9 +208,7 @@ private:
         }
         // One such row is no harm beside others; a mean over nothing is. Rows of a source that has no labels are another matter.
         if (!s.batch.labels.empty() && s.batch.n_supervised() == 0) {
-            std::string names;
-            for (const std::size_t i : s.batch.examples) names.append(names.empty() ? "" : "; ").append(source_->name(i));
-            const ExampleError nothing{names, "conversations", "teach nothing: no answer is within the tokens that are read"};
+            const ExampleError nothing{detail::names_of(*source_, s.batch.examples), "conversations", "teach nothing: no answer is within the tokens that are read"};
             if (bad_ == BadExamples::refuse) throw nothing;
             leave_out(nothing.what(), s.batch.n_rows());
             s.batch.clear_rows();

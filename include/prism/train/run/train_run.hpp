@@ -207,7 +207,7 @@ private:
 
 /// Throws ConfigError for the first setting in which two runs differ. In what earlier versions saved the data of another stage
 /// counts as well; it is passed over.
-inline void expect_same_run(const Json& before, const Json& now, const std::string& file) {
+inline void expect_same_run(const Json& before, const Json& now, const std::string& file, const char* otherwise = "another run needs another run_id") {
     if (before == now) return;
     const Json was = before.flatten(), is = now.flatten();
     for (const auto* side : {&was, &is})
@@ -215,7 +215,7 @@ inline void expect_same_run(const Json& before, const Json& now, const std::stri
             const auto a = was.find(key), b = is.find(key);
             if ((a == was.end() || b == is.end()) && key.find("_stage_components/") != key.npos) continue;
             const std::string then = a == was.end() ? "nothing" : a->dump(), today = b == is.end() ? "nothing" : b->dump();
-            if (then != today) throw ConfigError{file, key, today, then + ", which the run to be resumed had; another run needs another run_id"};
+            if (then != today) throw ConfigError{file, key, today, then + ", which the run to be resumed had; " + otherwise};
         }
 }
 
@@ -369,9 +369,7 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
     // A cap on steps ends the stage at once; otherwise batches that are too few for a step are still looked at.
     while (k < last_batch && !stop && !(plan.settings.max_steps && step >= order.n_steps)) {
         const auto refuse = [&](const std::string& what, double value, const std::string& where, const std::vector<std::size_t>& examples) {
-            std::string rows;
-            for (const std::size_t i : examples) rows.append(rows.empty() ? "" : "; ").append(source.name(i));
-            throw TrainingError{"step " + std::to_string(step + 1) + ": the " + what + " is " + std::to_string(value) + ", in a " + where + " of " + rows +
+            throw TrainingError{"step " + std::to_string(step + 1) + ": the " + what + " is " + std::to_string(value) + ", in a " + where + " of " + detail::names_of(source, examples) +
                                     (good.empty() ? "; there is no checkpoint yet" : "; the last good checkpoint is " + good),
                                 step + 1, examples, good};
         };

@@ -126,13 +126,13 @@ TEST_CASE_TEMPLATE("quant/panels: a row gives the same bits alone and among othe
 }
 
 TEST_CASE_TEMPLATE("quant/panels: products in int8 have the bits of one another in AVX-512, VNNI and AMX", F, q8, q4, q4m) {
-    if (best_isa() < Isa::avx512_bf16) return;
+    if (widest_isa() < Isa::avx512_vnni) return;
     for (Compute compute : {Compute::exact, Compute::fast}) {
         Cpu           plain{{.threads = 1, .isa = Isa::avx512, .compute = compute}};
         const Both<F> w{plain, 50, 700, 6};
         const auto    x = normal(32 * 700, 7), expected = product(plain, x, 700, w.in_panels());
-        for (Isa isa : {Isa::avx512_bf16, Isa::amx}) {
-            if (isa > best_isa()) continue;
+        for (Isa isa : {Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {
+            if (isa > widest_isa()) continue;
             Cpu be{{.threads = 1, .isa = isa, .compute = compute}};
             CHECK(product(be, x, 700, w.in_panels()) == expected);
         }
@@ -177,9 +177,10 @@ TEST_CASE_TEMPLATE("quant/panels: products with blocks are those of their values
                 F::decode(std::span(w.blocks).subspan(j * stride, stride), values);
                 for (std::size_t i = 0; i < m; ++i) {
                     double sum = 0, magnitudes = 0, steps = 0;
-                    for (std::size_t g = 0; g < k; g += 32) {
+                    const std::size_t width = 32 * (compute == Compute::fast ? cpu::Activations::groups_per_scale : 1);  // of x, with one scale
+                    for (std::size_t g = 0; g < k; g += width) {
                         double most = 0, weights = 0;
-                        for (std::size_t p = g; p < std::min(g + 32, k); ++p) {
+                        for (std::size_t p = g; p < std::min(g + width, k); ++p) {
                             const double term = static_cast<double>(x[i * k + p]) * static_cast<double>(values[p]);
                             sum += term, magnitudes += std::fabs(term), weights += std::fabs(static_cast<double>(values[p]));
                             most = std::max(most, std::fabs(static_cast<double>(x[i * k + p])));

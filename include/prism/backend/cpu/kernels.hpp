@@ -30,14 +30,14 @@ enum class Form : std::uint8_t {
     f32,        // themselves
     bf16,       // rounded to bf16
     bf16_pair,  // the sum of two bf16: what is lost is below 2^-16 of a value
-    int8,       // by groups of 32, x = scale q; values beyond the row are 0
-    int8_pair,  // the same with x = scale (256 q + r): what is lost is below 2^-16 of the largest value of a group
+    int8,       // x = scale q, a scale for four groups of 32; values beyond the row are 0
+    int8_pair,  // x = scale (256 q + r), a scale for each group: what is lost is below 2^-16 of its largest value
     int16,      // the same value in one: of each four neighbours the first and third, then the second and fourth
 };
 
 /// Rows of x, and what they became.
 struct Activations {
-    static constexpr std::size_t group = 32;
+    static constexpr std::size_t group = 32, groups_per_scale = 4;  // the latter of Form::int8
     const float*                 x = nullptr;
     std::size_t                  ldx = 0;
     std::byte*                   q = nullptr;       // bf16 or int8
@@ -263,6 +263,28 @@ namespace avx512 {
 }  // namespace avx512
 #if defined(__clang__)
 #pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c,prefer-vector-width=512")
+#endif
+namespace avx512_vnni {
+#include "prism/backend/cpu/simd_avx512_vnni.inl"
+#include "prism/backend/cpu/products_int8.inl"
+#include "prism/backend/cpu/products_vnni.inl"
+
+template <int = 0>
+constexpr Kernels kernels() {
+    Kernels k = avx512::kernels();
+    use_blocks<MultiplyGroups>(k);
+    k.convert = convert;
+    k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
+    return k;
+}
+}  // namespace avx512_vnni
+#if defined(__clang__)
+#pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC pop_options
@@ -271,19 +293,15 @@ namespace avx512 {
 #endif
 namespace avx512_bf16 {
 #include "prism/backend/cpu/simd_avx512_bf16.inl"
-#include "prism/backend/cpu/products_int8.inl"
-#include "prism/backend/cpu/products_vnni.inl"
 
 template <int = 0>
 constexpr Kernels kernels() {
-    Kernels k = avx512::kernels();
-    use_blocks<MultiplyGroups>(k);
+    Kernels k = avx512_vnni::kernels();
     k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16>};
     k.rounded_attend_f32.block = attend_rounded<float, PairProducts>;
     k.rounded_attend_bf16.block = attend_rounded<bf16_t, PairProducts>;
     k.convert = convert;
     k.burst_bf16 = {burst_bf16, 4.0 * 2 * chains * lanes};
-    k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
     return k;
 }
 }  // namespace avx512_bf16
@@ -305,7 +323,9 @@ constexpr Kernels kernels() {
     k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16Tiles<false>>};
     k.rounded_attend_f32.block = attend_rounded<float, TileProducts>;
     k.rounded_attend_bf16.block = attend_rounded<bf16_t, TileProducts>;
-    use_blocks<MultiplyBlockTiles>(k);
+    k.products[q8_index] = {Form::int8_pair, product<MultiplyBlockTiles<q8>>};
+    k.products[q4_index] = {Form::int8_pair, product<MultiplyBlockTiles<q4>>};
+    k.products[q4m_index] = {Form::int8_pair, product<MultiplyBlockTiles<q4m>>};
     k.rounded_blocks[f32_index] = {Form::bf16, product<MultiplyRoundedTiles>};
     k.rounded_blocks[q8_index] = {Form::bf16, product<MultiplySpreadTiles<q8>>};
     k.rounded_blocks[q4_index] = {Form::bf16, product<MultiplySpreadTiles<q4>>};
@@ -329,10 +349,12 @@ constexpr Kernels kernels() {
 template <int I>
 const Kernels& KernelTables<I>::of(Isa isa) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    static constexpr Kernels avx2_table = avx2::kernels(), avx512_table = avx512::kernels(), bf16_table = avx512_bf16::kernels(), amx_table = amx::kernels();
+    static constexpr Kernels avx2_table = avx2::kernels(), avx512_table = avx512::kernels(), vnni_table = avx512_vnni::kernels(),
+                             bf16_table = avx512_bf16::kernels(), amx_table = amx::kernels();
     switch (isa) {
         case Isa::amx: return amx_table;
         case Isa::avx512_bf16: return bf16_table;
+        case Isa::avx512_vnni: return vnni_table;
         case Isa::avx512: return avx512_table;
         case Isa::avx2: return avx2_table;
         case Isa::portable: break;

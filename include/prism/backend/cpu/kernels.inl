@@ -204,14 +204,26 @@ struct MultiplyPlain {
     static constexpr Form        form = Form::f32;
     static constexpr std::size_t depth = 192;                // of the stretches in which sums are taken: 192 x 32 f32 stay in the first-level cache
     static constexpr std::size_t row_step = 4 * strip_rows;  // rows between two looks at what to fetch next
-    static constexpr std::size_t spread_bytes = 0;           // of a weight that is made ready by spread(); 0: used as it is
+    static constexpr std::size_t spread_bytes = std::is_same_v<P, f32> ? 0 : sizeof(float);  // of a weight that is made ready by spread(); 0: used as it is
     static constexpr bool        takes_few = true;           // a few rows take the whole sum at once, and weights as they are
+    /// Widened once for all rows.
+    static void spread(const PanelPart& from, std::size_t steps, std::byte* to) {
+        auto*       wide = reinterpret_cast<float*>(to);
+        const auto* values = reinterpret_cast<const typename P::block*>(from.values);
+        for (std::size_t s = 0; s < steps; ++s, values += PanelLayout<P>::columns * panel_width, wide += PanelLayout<P>::columns * panel_width)
+            for (int j = 0; j < static_cast<int>(panel_width); j += lanes)
+                if constexpr (std::is_same_v<P, bf16>) store(wide + j, load_even(values + 2 * j)), store(wide + panel_width + j, load_odd(values + 2 * j));
+                else store(wide + j, load(values + j));
+    }
     struct State {};                                         // kept from call to call of one tile
-    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool, Ahead& ahead) {
+    static void run(State&, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool few, Ahead& ahead) {
         const std::size_t lines = ahead.of_strip(m);
         for (std::size_t i = 0; i < m; i += strip_rows) {
+            const std::size_t  n = m - i < strip_rows ? m - i : strip_rows;
+            const float* const rows = x.x + i * x.ldx + p;
             ahead.fetch(lines);
-            multiply_rows<typename P::block>(m - i < strip_rows ? m - i : strip_rows, x.x + i * x.ldx + p, x.ldx, b, k, c + i * panel, panel, fresh);
+            if (few) multiply_rows<typename P::block>(n, rows, x.ldx, b, k, c + i * panel, panel, fresh);
+            else multiply_rows<float>(n, rows, x.ldx, b, k, c + i * panel, panel, fresh);
         }
     }
 };
@@ -337,8 +349,8 @@ inline void product(const ProductTile& t) {
     using L = PanelLayout<P>;
     constexpr std::size_t most = ProductTile::max_rows, width = ProductTile::max_cols + 2 * panel, apart = M::depth + 16;
     constexpr std::size_t wide_bytes = M::depth * panel_width * M::spread_bytes;                               // of one panel, spread
-    constexpr std::size_t extra = M::form == Form::f32 ? most * apart : tile_panels * wide_bytes / sizeof(float);  // copied rows, or spread weights
-    static_assert(2 * most * width + extra + tile_panels * L::bytes(M::depth) / sizeof(float) <= scratch_floats);
+    constexpr std::size_t extra = M::form == Form::f32 ? most * apart : 0, wide = tile_panels * wide_bytes / sizeof(float);  // copied rows; spread weights
+    static_assert(2 * most * width + extra + wide + tile_panels * L::bytes(M::depth) / sizeof(float) <= scratch_floats);
     const bool        few = M::takes_few && t.m <= 8 && t.w.panels;  // one row block: nothing is gained by taking the sum in stretches
     const std::size_t depth = few ? (t.k ? t.k : 1) : M::depth;
     const std::size_t lo = t.w.first + t.begin, hi = t.w.first + t.end, total = t.w.first + t.n;
@@ -347,7 +359,7 @@ inline void product(const ProductTile& t) {
     float* const      sums = scratch();
     float* const      up_sums = sums + most * width;
     float* const      copy = sums + 2 * most * width;
-    std::byte* const  memory = reinterpret_cast<std::byte*>(copy + extra);  // panels of rows
+    std::byte* const  memory = reinterpret_cast<std::byte*>(copy + extra + wide);  // panels of rows
     Activations       x = t.x;
     typename M::State state;
     // Rows of x whose distance is a multiple of 2 KiB compete for the same lines of the cache (a Workspace does not hand
@@ -376,9 +388,9 @@ inline void product(const ProductTile& t) {
                 if constexpr (M::spread_bytes > 0)
                     if (!few)
                         for (std::size_t i = 0; i < tile_panels; ++i) {
-                            std::byte* const wide = reinterpret_cast<std::byte*>(copy) + i * wide_bytes;
-                            M::spread(b[i], L::steps(k), wide);
-                            b[i].values = wide;
+                            std::byte* const to = reinterpret_cast<std::byte*>(copy + extra) + i * wide_bytes;
+                            M::spread(b[i], L::steps(k), to);
+                            b[i].values = to;
                         }
                 float* const c = (second ? up_sums : sums) + (j - j_begin) * t.m;
                 for (std::size_t i = 0; i < t.m; i += M::row_step) {
@@ -393,16 +405,17 @@ inline void product(const ProductTile& t) {
     }
 }
 
-/// `lanes` groups of a row of x, each by its own scale: what is sought among the values of a group is found for all groups at
-/// once. A group with values that are no finite numbers gets a scale that is none either.
+/// `lanes` groups of a row of x, each by its own scale, or four neighbours by one: what is sought among the values of a group is
+/// found for all groups at once. A group with values that are no finite numbers gets a scale that is none either.
 struct QuantisedGroups {
     static constexpr int vectors = static_cast<int>(Activations::group) / lanes;
     F                    whole[lanes][vectors], rest[lanes][vectors];  // x = scale (256 whole + rest) with `with_rest`, else scale whole
     float                scales[lanes], sums[lanes], rest_sums[lanes];  // sums of whole and of rest
 
-    /// The first `n` values of x; the others are 0.
+    /// The first `n` values of x; the others are 0. `with_rest`: a scale for each group.
     QuantisedGroups(const float* x, std::size_t n, bool with_rest) {
-        F most[lanes], nothing[lanes];
+        constexpr int shared = static_cast<int>(Activations::groups_per_scale);
+        F             most[lanes], nothing[lanes];
         for (int g = 0; g < lanes; ++g) {
             most[g] = nothing[g] = set1(0);
             for (int i = 0; i < vectors; ++i) {
@@ -413,6 +426,11 @@ struct QuantisedGroups {
                 nothing[g] = fma(values, set1(0), nothing[g]);  // 0, or NaN
             }
         }
+        if (!with_rest)
+            for (int g = 0; g < lanes; g += shared) {
+                for (int i = 1; i < shared; ++i) most[g] = max(most[g], most[g + i]), nothing[g] = add(nothing[g], nothing[g + i]);
+                for (int i = 1; i < shared; ++i) most[g + i] = most[g], nothing[g + i] = nothing[g];
+            }
         transpose(most), transpose(nothing);
         F top = most[0], poison = nothing[0];
         for (int i = 1; i < lanes; ++i) top = max(top, most[i]), poison = add(poison, nothing[i]);

@@ -19,11 +19,14 @@ inline void multiply_blocks(const Activations& x, std::size_t g0, std::size_t n_
     constexpr bool         four_bits = P::dtype != Dtype::q8, nibbles = four_bits && !Spread;
     constexpr std::int32_t offset = P::dtype == Dtype::q4 ? 8 : P::dtype == Dtype::q8 ? byte_offset : 0;
     constexpr std::size_t  quads = 8, value_bytes = nibbles ? 256 : 512, scale_bytes = PanelLayout<P>::scale_bytes;
-    F                      sums[R][tile_vectors];
+    F                      sums[R][tile_vectors], part[Pair ? 1 : R][tile_vectors];  // part: of the groups that have a scale in common
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fresh ? set1(0) : load(c + i * panel + j * lanes);
+        for (int j = 0; j < tile_vectors; ++j) {
+            sums[i][j] = fresh ? set1(0) : load(c + i * panel + j * lanes);
+            if constexpr (!Pair) part[i][j] = set1(0);
+        }
     for (std::size_t g = 0; g < n_groups; ++g) {
         I                      dots[R][tile_vectors], low_dots[Pair ? R : 1][tile_vectors];
         const std::byte* const xs = x.q + (g0 + g) * Activations::group;
@@ -62,17 +65,24 @@ inline void multiply_blocks(const Activations& x, std::size_t g0, std::size_t n_
 #pragma GCC unroll 4
         for (int j = 0; j < tile_vectors; ++j)
             scale[j] = load(reinterpret_cast<const fp16_t*>(b[j / panel_vectors].scales + g * scale_bytes) + j % panel_vectors * lanes);
+        const bool last = (g + 1) % Activations::groups_per_scale == 0 || g + 1 == n_groups;
 #pragma GCC unroll 8
         for (int i = 0; i < R; ++i) {
             const std::size_t at = static_cast<std::size_t>(i) * x.n_groups + g0 + g;
             const F           s = set1(x.scales[at]);
+            const float       own = own_sum<Pair>(x, at);
 #pragma GCC unroll 4
-            for (int j = 0; j < tile_vectors; ++j) sums[i][j] = fma(group_sums<Pair>(dots[i][j], low_dots[Pair ? i : 0][j]), mul(scale[j], s), sums[i][j]);
-            if constexpr (P::dtype == Dtype::q4m) {
-                const F all = set1(x.scales[at] * own_sum<Pair>(x, at));
-#pragma GCC unroll 4
-                for (int j = 0; j < tile_vectors; ++j)
-                    sums[i][j] = fma(load(reinterpret_cast<const fp16_t*>(b[j / panel_vectors].scales + g * scale_bytes) + panel_width + j % panel_vectors * lanes), all, sums[i][j]);
+            for (int j = 0; j < tile_vectors; ++j) {
+                const F total = group_sums<Pair>(dots[i][j], low_dots[Pair ? i : 0][j]);
+                const F least = P::dtype == Dtype::q4m ? load(reinterpret_cast<const fp16_t*>(b[j / panel_vectors].scales + g * scale_bytes) + panel_width + j % panel_vectors * lanes) : set1(0);
+                if constexpr (Pair) {
+                    sums[i][j] = fma(total, mul(scale[j], s), sums[i][j]);
+                    if constexpr (P::dtype == Dtype::q4m) sums[i][j] = fma(least, set1(x.scales[at] * own), sums[i][j]);
+                } else {
+                    part[i][j] = fma(total, scale[j], part[i][j]);
+                    if constexpr (P::dtype == Dtype::q4m) part[i][j] = fma(least, set1(own), part[i][j]);
+                    if (last) sums[i][j] = fma(part[i][j], s, sums[i][j]), part[i][j] = set1(0);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 // Products of weights in blocks with VNNI: rows in int8 (vpdpbusd) or in int16 (vpdpwssd, which multiplies half as much and
-// needs no second sum). Six rows and two panels keep all their sums in registers: those of the group in i32, those of the
-// product in f32. Sums over a group are exact and groups are added in order: the same bits as products_int8.inl.
+// needs no second sum). Six rows and two panels keep all their sums in registers: those of the group in i32, those of groups in
+// f32. Sums over a group are exact and groups are added in order: the same bits as products_int8.inl.
 
 /// Rows of x, `ld` bytes apart. Their addresses are made of few registers, through which the compiler cannot see: it would
 /// keep a pointer for each row, and most of those in memory.
@@ -16,15 +16,17 @@ struct Lines {
     }
 };
 
-/// The sums of one row and two panels: of a group, and of the product.
+/// The sums of one row and two panels: of a group, and of groups. Rows in int8 sum the groups that have a scale in common, and
+/// add them to the product's sums in memory; rows in int16 keep those of the product.
 struct RowSums {
     I dots[2];
     F sums[2];
 };
 
-/// What rows need at the ends of a group: their sums and scales, `apart` elements apart, and the scales of the panels.
+/// What rows need at the ends of a group: what their sums begin with (quantise_for_dots) and their scales, `apart` elements
+/// apart; the scales and least values of the panels.
 struct GroupEnds {
-    const std::int32_t* own;
+    const std::int32_t* begin;
     const float*        scales;
     std::size_t         apart;
     F                   scale[2], least[2];
@@ -41,22 +43,20 @@ template <bool Wide>
 /// a group and the last one ends them, row by row, so that the multipliers have other rows' work meanwhile.
 template <class P, bool Wide, bool First, bool Last, int R, std::size_t At>
 [[gnu::always_inline]] inline void multiply_step(RowSums& row, const I (&w)[2], const Lines& x, const GroupEnds& ends) {
-    if constexpr (First) {
-        constexpr int offset_bits = P::dtype == Dtype::q8 ? 7 : 3;  // weights lie there with 128 or 8 added
-        if constexpr (P::dtype == Dtype::q4m) row.dots[0] = splat(0);
-        else row.dots[0] = _mm512_sub_epi32(splat(0), _mm512_maskz_slli_epi32(full, splat_four(reinterpret_cast<const std::byte*>(ends.own + R * ends.apart)), offset_bits));
-        row.dots[1] = row.dots[0];
-    }
+    constexpr bool minima = P::dtype == Dtype::q4m;
+    const auto     begin = [&] { return splat_four(reinterpret_cast<const std::byte*>(ends.begin + R * ends.apart)); };
+    if constexpr (First) row.dots[0] = row.dots[1] = minima ? splat(0) : begin();
     const I values = splat_four(x.row<R>() + At);
     add_dots<Wide>(row.dots[0], w[0], values), add_dots<Wide>(row.dots[1], w[1], values);
     if constexpr (Last) {
-        const F s = set1(ends.scales[R * ends.apart]);
-        row.sums[0] = fma(to_float(row.dots[0]), mul(ends.scale[0], s), row.sums[0]);
-        row.sums[1] = fma(to_float(row.dots[1]), mul(ends.scale[1], s), row.sums[1]);
-        if constexpr (P::dtype == Dtype::q4m) {
-            const F all = mul(s, to_float(splat_four(reinterpret_cast<const std::byte*>(ends.own + R * ends.apart))));
-            row.sums[0] = fma(ends.least[0], all, row.sums[0]), row.sums[1] = fma(ends.least[1], all, row.sums[1]);
+        F scale[2]{ends.scale[0], ends.scale[1]}, all = minima ? to_float(begin()) : set1(0);
+        if constexpr (Wide) {  // a scale for each group; else several are scaled together
+            const F s = set1(ends.scales[R * ends.apart]);
+            scale[0] = mul(scale[0], s), scale[1] = mul(scale[1], s);
+            if constexpr (minima) all = mul(all, s);
         }
+        row.sums[0] = fma(to_float(row.dots[0]), scale[0], row.sums[0]), row.sums[1] = fma(to_float(row.dots[1]), scale[1], row.sums[1]);
+        if constexpr (minima) row.sums[0] = fma(ends.least[0], all, row.sums[0]), row.sums[1] = fma(ends.least[1], all, row.sums[1]);
     }
 }
 template <class P, bool Wide, bool First, bool Last, std::size_t At, int... R>
@@ -65,12 +65,13 @@ template <class P, bool Wide, bool First, bool Last, std::size_t At, int... R>
     (multiply_step<P, Wide, First, Last, R, At>(rows[R], w, x, ends), ...);
 }
 
-/// Sixteen-bit neighbours (the first and the third of four bytes), or nibbles, `Right` bits on.
-template <int Right, int Mask>
+/// Sixteen-bit neighbours (the first and the third of four bytes), or nibbles, sixteen times: `Right` bits on.
+template <int Right, std::uint32_t Mask>
 inline I part_of(I bytes) {
     I a = bytes;
     if constexpr (Right > 0) a = _mm512_maskz_srli_epi16(0xffffffffU, a, Right);
-    if constexpr (Mask > 0) a = _mm512_and_si512(a, splat(Mask));
+    if constexpr (Right < 0) a = _mm512_maskz_slli_epi16(0xffffffffU, a, -Right);
+    if constexpr (Mask > 0) a = _mm512_and_si512(a, splat(static_cast<std::int32_t>(Mask)));
     return a;
 }
 
@@ -85,43 +86,70 @@ template <class P, bool Wide, bool First, bool Last, int R>
     } else if constexpr (P::dtype == Dtype::q8) {
         multiply_rows_step<P, Wide, First, Last, 0>(all, rows, u, v, x, ends);
     } else if constexpr (Wide) {  // high nibbles are sixteen columns on
-        multiply_rows_step<P, Wide, First, false, 0>(all, rows, part_of<0, 0x000f000f>(u), part_of<0, 0x000f000f>(v), x, ends);
-        multiply_rows_step<P, Wide, false, false, 4>(all, rows, part_of<8, 0x000f000f>(u), part_of<8, 0x000f000f>(v), x, ends);
-        multiply_rows_step<P, Wide, false, false, 32>(all, rows, part_of<4, 0x000f000f>(u), part_of<4, 0x000f000f>(v), x, ends);
-        multiply_rows_step<P, Wide, false, Last, 36>(all, rows, part_of<12, 0>(u), part_of<12, 0>(v), x, ends);
+        multiply_rows_step<P, Wide, First, false, 0>(all, rows, part_of<-4, 0x00f000f0>(u), part_of<-4, 0x00f000f0>(v), x, ends);
+        multiply_rows_step<P, Wide, false, false, 4>(all, rows, part_of<4, 0x00f000f0>(u), part_of<4, 0x00f000f0>(v), x, ends);
+        multiply_rows_step<P, Wide, false, false, 32>(all, rows, part_of<0, 0x00f000f0>(u), part_of<0, 0x00f000f0>(v), x, ends);
+        multiply_rows_step<P, Wide, false, Last, 36>(all, rows, part_of<8, 0x00f000f0>(u), part_of<8, 0x00f000f0>(v), x, ends);
     } else {
-        multiply_rows_step<P, Wide, First, false, 0>(all, rows, part_of<0, 0x0f0f0f0f>(u), part_of<0, 0x0f0f0f0f>(v), x, ends);
-        multiply_rows_step<P, Wide, false, Last, 16>(all, rows, part_of<4, 0x0f0f0f0f>(u), part_of<4, 0x0f0f0f0f>(v), x, ends);
+        multiply_rows_step<P, Wide, First, false, 0>(all, rows, part_of<-4, 0xf0f0f0f0>(u), part_of<-4, 0xf0f0f0f0>(v), x, ends);
+        multiply_rows_step<P, Wide, false, Last, 16>(all, rows, part_of<0, 0xf0f0f0f0>(u), part_of<0, 0xf0f0f0f0>(v), x, ends);
     }
     x.step((Wide ? 8 : 4) + (Last && P::dtype != Dtype::q8 ? (Wide ? 32 : 16) : 0));
+}
+
+/// Group `g` of R rows and two panels.
+template <class P, bool Wide, int R>
+[[gnu::always_inline]] inline void multiply_group(RowSums* rows, const PanelPart* b, std::size_t g, const std::byte*& w0, const std::byte*& w1, Lines& x, GroupEnds& ends) {
+    using L = PanelLayout<P>;
+    multiply_line<P, Wide, true, false, R>(rows, w0, w1, x, ends);
+    w0 += 64, w1 += 64;
+#pragma GCC unroll 1
+    for (std::size_t i = 2; i < L::value_bytes / 64; ++i, w0 += 64, w1 += 64) multiply_line<P, Wide, false, false, R>(rows, w0, w1, x, ends);
+    const auto* const s0 = reinterpret_cast<const fp16_t*>(b[0].scales + g * L::scale_bytes), * const s1 = reinterpret_cast<const fp16_t*>(b[1].scales + g * L::scale_bytes);
+    ends.scale[0] = load(s0), ends.scale[1] = load(s1);
+    if constexpr (P::dtype != Dtype::q8) ends.scale[0] = mul(ends.scale[0], set1(1.0f / 16)), ends.scale[1] = mul(ends.scale[1], set1(1.0f / 16));
+    if constexpr (P::dtype == Dtype::q4m)
+        ends.least[0] = mul(load(s0 + panel_width), set1(1.0f / dot_begin)), ends.least[1] = mul(load(s1 + panel_width), set1(1.0f / dot_begin));
+    multiply_line<P, Wide, false, true, R>(rows, w0, w1, x, ends);
+    w0 += 64, w1 += 64, ++ends.begin;
 }
 
 /// c [R, panel] (+)= R rows of x times the blocks of two panels. `few`: see FarAhead.
 template <class P, bool Wide, int R>
 inline void multiply_groups(const Activations& x, std::size_t g0, std::size_t n_groups, const PanelPart* b, float* c, bool fresh, bool few) {
-    constexpr std::size_t value_bytes = PanelLayout<P>::value_bytes, scale_bytes = PanelLayout<P>::scale_bytes;
+    constexpr std::size_t shared = Wide ? 1 : Activations::groups_per_scale;
     Lines                 lines{x.q + g0 * Activations::group * (Wide ? 2 : 1), x.ldq};
     GroupEnds             ends{x.sums + g0, x.scales + g0, x.n_groups, {}, {}};
     const std::byte *     w0 = b[0].values, *w1 = b[1].values;
-    const FarAhead        far{b, n_groups * value_bytes};
+    const FarAhead        far{b, n_groups * PanelLayout<P>::value_bytes};
     RowSums               rows[R];
+    const auto            start = [&](bool zero) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) rows[i].sums[0] = fresh ? set1(0) : load(c + i * panel), rows[i].sums[1] = fresh ? set1(0) : load(c + i * panel + lanes);
-    for (std::size_t g = 0; g < n_groups; ++g, ++ends.own, ++ends.scales) {
-        asm("" : "+r"(ends.own), "+r"(ends.scales));  // as in Lines
-        if (few) far.fetch<value_bytes>(w0, w1);
-        multiply_line<P, Wide, true, false, R>(rows, w0, w1, lines, ends);
-        w0 += 64, w1 += 64;
+        for (int i = 0; i < R; ++i) rows[i].sums[0] = zero ? set1(0) : load(c + i * panel), rows[i].sums[1] = zero ? set1(0) : load(c + i * panel + lanes);
+    };
+    start(!Wide || fresh);
+    for (std::size_t g = 0; g < n_groups; ends.scales += shared) {
+        const std::size_t end = g + shared < n_groups ? g + shared : n_groups;
 #pragma GCC unroll 1
-        for (std::size_t i = 2; i < value_bytes / 64; ++i, w0 += 64, w1 += 64) multiply_line<P, Wide, false, false, R>(rows, w0, w1, lines, ends);
-        const auto* const s0 = reinterpret_cast<const fp16_t*>(b[0].scales + g * scale_bytes), * const s1 = reinterpret_cast<const fp16_t*>(b[1].scales + g * scale_bytes);
-        ends.scale[0] = load(s0), ends.scale[1] = load(s1);
-        if constexpr (P::dtype == Dtype::q4m) ends.least[0] = load(s0 + panel_width), ends.least[1] = load(s1 + panel_width);
-        multiply_line<P, Wide, false, true, R>(rows, w0, w1, lines, ends);
-        w0 += 64, w1 += 64;
-    }
+        for (; g < end; ++g) {
+            asm("" : "+r"(ends.begin), "+r"(ends.scales));  // as in Lines
+            if (few) far.fetch<PanelLayout<P>::value_bytes>(w0, w1);
+            multiply_group<P, Wide, R>(rows, b, g, w0, w1, lines, ends);
+        }
+        if constexpr (!Wide) {
 #pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) store(c + i * panel, rows[i].sums[0]), store(c + i * panel + lanes, rows[i].sums[1]);
+            for (int i = 0; i < R; ++i) {
+                const F      s = set1(ends.scales[static_cast<std::size_t>(i) * ends.apart]);
+                float* const at = c + i * panel;
+                store(at, fma(rows[i].sums[0], s, fresh ? set1(0) : load(at))), store(at + lanes, fma(rows[i].sums[1], s, fresh ? set1(0) : load(at + lanes)));
+            }
+            fresh = false;
+            start(true);
+        }
+    }
+    if constexpr (Wide)
+#pragma GCC unroll 8
+        for (int i = 0; i < R; ++i) store(c + i * panel, rows[i].sums[0]), store(c + i * panel + lanes, rows[i].sums[1]);
 }
 
 /// The same for any number of rows; before each block of them some lines are fetched ahead.

@@ -126,10 +126,10 @@ struct TileProducts {
 
 /// Sums of one block of sixteen rows (the first `m` of them are wanted) times one panel of signed bytes, group by group: the
 /// same sums as multiply_blocks, bit for bit.
-template <class P, bool Pair>
+template <class P>
 inline void multiply_block_tile(const Activations& x, std::size_t g0, std::size_t n_groups, const std::byte* values, const std::byte* scales, std::size_t m, float* c, bool fresh) {
     constexpr std::size_t scale_bytes = PanelLayout<P>::scale_bytes;
-    alignas(64) std::byte dots[2][16][64], low_dots[2][Pair ? 16 : 1][64];
+    alignas(64) std::byte dots[2][16][64], low_dots[2][16][64];
     F                     sums[16];
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < 16; ++i) sums[i] = fresh ? set1(0) : load(c + i * panel);  // rows from m on are neither used nor kept
@@ -141,12 +141,10 @@ inline void multiply_block_tile(const Activations& x, std::size_t g0, std::size_
             load_tile<6>(values + g * 512, 64);
             dot_int8_tiles<0, 4, 6>();
             store_tile<0>(dots[g % 2], 64);
-            if constexpr (Pair) {
-                zero_tile<1>();
-                load_tile<4>(x.q + x.low + (g0 + g) * Activations::group, x.ldq);
-                dot_int8_tiles<1, 4, 6>();
-                store_tile<1>(low_dots[g % 2], 64);
-            }
+            zero_tile<1>();
+            load_tile<4>(x.q + x.low + (g0 + g) * Activations::group, x.ldq);
+            dot_int8_tiles<1, 4, 6>();
+            store_tile<1>(low_dots[g % 2], 64);
         }
         if (g == 0) continue;
         const std::size_t done = g - 1;
@@ -154,9 +152,9 @@ inline void multiply_block_tile(const Activations& x, std::size_t g0, std::size_
 #pragma GCC unroll 16
         for (std::size_t i = 0; i < 16; ++i) {
             const std::size_t at = i * x.n_groups + g0 + done;
-            sums[i] = fma(avx512_bf16::group_sums<Pair>(load_bytes(dots[done % 2][i]), load_bytes(low_dots[done % 2][Pair ? i : 0])), mul(scale, set1(x.scales[at])), sums[i]);
+            sums[i] = fma(avx512_vnni::group_sums<true>(load_bytes(dots[done % 2][i]), load_bytes(low_dots[done % 2][i])), mul(scale, set1(x.scales[at])), sums[i]);
             if constexpr (P::dtype == Dtype::q4m)
-                sums[i] = fma(load(reinterpret_cast<const fp16_t*>(scales + done * scale_bytes) + panel_width), set1(x.scales[at] * avx512_bf16::own_sum<Pair>(x, at)), sums[i]);
+                sums[i] = fma(load(reinterpret_cast<const fp16_t*>(scales + done * scale_bytes) + panel_width), set1(x.scales[at] * avx512_vnni::own_sum<true>(x, at)), sums[i]);
         }
     }
 #pragma GCC unroll 16
@@ -164,11 +162,11 @@ inline void multiply_block_tile(const Activations& x, std::size_t g0, std::size_
         if (i < m) store(c + i * panel, sums[i]);
 }
 
-/// As MultiplyBlocks, in tiles where there are enough rows.
-template <class P, bool Pair>
+/// As MultiplyBlocks with pairs, in tiles where there are enough rows.
+template <class P>
 struct MultiplyBlockTiles {
     using format = P;
-    static constexpr Form        form = Pair ? Form::int8_pair : Form::int8;
+    static constexpr Form        form = Form::int8_pair;
     static constexpr std::size_t depth = 1024, row_step = 64;
     static constexpr std::size_t spread_bytes = 1;
     static constexpr bool        takes_few = true;
@@ -191,11 +189,11 @@ struct MultiplyBlockTiles {
     static void run(State& tiles, const Activations& x, std::size_t p, std::size_t m, std::size_t k, const PanelPart* b, float* c, bool fresh, bool few, Ahead& ahead) {
         ahead.fetch(ahead.due);
         const std::size_t g = p / Activations::group, n = (k + Activations::group - 1) / Activations::group;
-        if (few) return avx512_bf16::multiply_block_rows<P, Pair, false>(m, x, g, n, b, c, fresh);
+        if (few) return avx512_vnni::multiply_block_rows<P, true, false>(m, x, g, n, b, c, fresh);
         for (std::size_t i = 0; i < m; i += 16) {
             const std::size_t rows = m - i < 16 ? m - i : 16;
             if (i == 0 || rows < 16) tiles.shape(rows, 0, Activations::group);
-            for (std::size_t v = 0; v < 2; ++v) multiply_block_tile<P, Pair>(x.from(i), g, n, b[v].values, b[v].scales, rows, c + i * panel + v * panel_width, fresh);
+            for (std::size_t v = 0; v < 2; ++v) multiply_block_tile<P>(x.from(i), g, n, b[v].values, b[v].scales, rows, c + i * panel + v * panel_width, fresh);
         }
     }
 };

@@ -1,9 +1,5 @@
-// What AVX-512 with VNNI and BF16 adds to AVX-512: dot products of bytes and of bf16.
-using namespace avx512;
-
-inline constexpr std::int32_t byte_offset = 128;  // bytes of q8 are used as they lie in panels, with 128 added
-inline I dot(I sums, I w, I x) { return _mm512_dpbusd_epi32(sums, w, x); }
-inline I dot_biased(I sums, I w, I x) { return _mm512_dpbusd_epi32(sums, w, x); }
+// What AVX-512 with VNNI and BF16 adds to VNNI: dot products of bf16.
+using namespace avx512_vnni;
 
 /// Sixteen values rounded to bf16, to nearest, ties to even.
 inline __m256i to_bf16(F x) {
@@ -26,27 +22,9 @@ inline void round_to_bf16(bool pair, std::size_t n, const Activations& to, std::
     }
 }
 
-/// A row of x in int16, group by group: 256 q + r of the pairs of int8.
-inline void quantise_wide(std::size_t n, const Activations& to, std::size_t row) {
-    constexpr std::size_t group = Activations::group;
-    std::byte*            q = to.q + row * to.ldq;
-    for (std::size_t g = 0; g < to.n_groups; g += lanes) {
-        const QuantisedGroups a{to.x + row * to.ldx + g * group, n - g * group, true};
-        for (std::size_t i = 0; i < lanes && g + i < to.n_groups; ++i, q += 2 * group) {
-            for (int v = 0; v < a.vectors; ++v) {
-                const I values = _mm512_maskz_shuffle_epi32(full, _mm512_maskz_cvtps_epi32(full, fma(a.whole[i][v], set1(256), a.rest[i][v])), _MM_PERM_DBCA);
-                _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + v * 2 * lanes), _mm512_maskz_cvtepi32_epi16(full, values));
-            }
-            const std::size_t at = row * to.n_groups + g + i;
-            to.scales[at] = a.scales[i], to.sums[at] = static_cast<std::int32_t>(256 * a.sums[i] + a.rest_sums[i]);
-        }
-    }
-}
-
 inline void convert(Form form, std::size_t n, const Activations& to, std::size_t row) {
-    if (form == Form::int16) quantise_wide(n, to, row);
-    else if (form == Form::bf16 || form == Form::bf16_pair) round_to_bf16(form == Form::bf16_pair, n, to, row);
-    else avx512::convert(form, n, to, row);
+    if (form == Form::bf16 || form == Form::bf16_pair) round_to_bf16(form == Form::bf16_pair, n, to, row);
+    else avx512_vnni::convert(form, n, to, row);
 }
 
 /// sums += two columns of R rows of x in bf16 times those of two panels.
@@ -192,16 +170,4 @@ inline float burst_bf16(std::size_t n) {
     F all = sums[0];
     for (int j = 1; j < 2 * chains; ++j) all = add(all, sums[j]);
     return sum(all);
-}
-inline float burst_int8(std::size_t n) {
-    I       sums[chains];
-    const I a = splat(0x01010101), b = splat(0x01010101);
-    for (I& s : sums) s = splat(0);
-    for (std::size_t i = 0; i < n; ++i) {
-#pragma GCC unroll 12
-        for (int j = 0; j < chains; ++j) sums[j] = _mm512_dpbusd_epi32(sums[j], a, b);
-    }
-    I all = sums[0];
-    for (int j = 1; j < chains; ++j) all = _mm512_maskz_add_epi32(full, all, sums[j]);
-    return sum(to_float(all));
 }

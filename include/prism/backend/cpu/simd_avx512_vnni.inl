@@ -1,0 +1,49 @@
+// What AVX-512 with VNNI adds to AVX-512: dot products of bytes and of 16-bit numbers.
+using namespace avx512;
+
+inline constexpr std::int32_t byte_offset = 128;  // bytes of q8 are used as they lie in panels, with 128 added
+inline I dot(I sums, I w, I x) { return _mm512_dpbusd_epi32(sums, w, x); }
+inline I dot_biased(I sums, I w, I x) { return _mm512_dpbusd_epi32(sums, w, x); }
+
+/// What a sum of weights that lie there with 128 added begins with, for each 1 in the sum of a group of x. Weights of four bits
+/// have 8 added, and are taken sixteen times.
+inline constexpr std::int32_t dot_begin = -128;
+
+/// A row of x in int8, or in int16 as 256 q + r of the pairs of int8, group by group.
+inline void quantise_for_dots(bool wide, std::size_t n, const Activations& to, std::size_t row) {
+    constexpr std::size_t group = Activations::group;
+    std::byte*            q = to.q + row * to.ldq;
+    for (std::size_t g = 0; g < to.n_groups; g += lanes) {
+        const QuantisedGroups a{to.x + row * to.ldx + g * group, n - g * group, wide};
+        for (std::size_t i = 0; i < lanes && g + i < to.n_groups; ++i, q += wide ? 2 * group : group) {
+            for (int v = 0; v < a.vectors; ++v) {
+                if (wide) {
+                    const I values = _mm512_maskz_shuffle_epi32(full, _mm512_maskz_cvtps_epi32(full, fma(a.whole[i][v], set1(256), a.rest[i][v])), _MM_PERM_DBCA);
+                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + v * 2 * lanes), _mm512_maskz_cvtepi32_epi16(full, values));
+                } else {
+                    store_int8(reinterpret_cast<std::int8_t*>(q) + v * lanes, a.whole[i][v]);
+                }
+            }
+            const std::size_t at = row * to.n_groups + g + i;
+            to.scales[at] = a.scales[i], to.sums[at] = dot_begin * static_cast<std::int32_t>(wide ? 256 * a.sums[i] + a.rest_sums[i] : a.sums[i]);
+        }
+    }
+}
+
+inline void convert(Form form, std::size_t n, const Activations& to, std::size_t row) {
+    if (form == Form::int16 || form == Form::int8) quantise_for_dots(form == Form::int16, n, to, row);
+    else avx512::convert(form, n, to, row);
+}
+
+inline float burst_int8(std::size_t n) {
+    I       sums[chains];
+    const I a = splat(0x01010101), b = splat(0x01010101);
+    for (I& s : sums) s = splat(0);
+    for (std::size_t i = 0; i < n; ++i) {
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sums[j] = _mm512_dpbusd_epi32(sums[j], a, b);
+    }
+    I all = sums[0];
+    for (int j = 1; j < chains; ++j) all = _mm512_maskz_add_epi32(full, all, sums[j]);
+    return sum(to_float(all));
+}

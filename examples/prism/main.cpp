@@ -58,7 +58,7 @@ CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& 
     c->add_option("--weights", common.weights, "Format that weights are held in")
         ->check(CLI::IsMember({"as-stored", "f32", "bf16", "f16", "q8", "q4", "q4m"}))
         ->capture_default_str();
-    c->add_option("--isa", common.isa, "Instruction set of the cpu: portable, avx2, avx512, avx512_vnni, avx512_bf16 or amx; default: the fastest there is");
+    c->add_option("--isa", common.isa, "Instruction set of the cpu: portable, avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16 or amx; default: the fastest there is");
     c->add_option("--compute", common.compute, "How products take their rows: exact, or fast (rounded to 16 bits or int8)")
         ->check(CLI::IsMember({"exact", "fast"}))->capture_default_str();
     c->add_flag("--quiet", common.quiet, "Nothing on standard error but errors");

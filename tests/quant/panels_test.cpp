@@ -126,13 +126,13 @@ TEST_CASE_TEMPLATE("quant/panels: a row gives the same bits alone and among othe
 }
 
 TEST_CASE_TEMPLATE("quant/panels: products in int8 have the bits of one another in AVX-512, VNNI and AMX", F, q8, q4, q4m) {
-    if (widest_isa() < Isa::avx512_vnni) return;
+    if (!runs(Isa::avx512_vnni)) return;
     for (Compute compute : {Compute::exact, Compute::fast}) {
         Cpu           plain{{.threads = 1, .isa = Isa::avx512, .compute = compute}};
         const Both<F> w{plain, 50, 700, 6};
         const auto    x = normal(32 * 700, 7), expected = product(plain, x, 700, w.in_panels());
         for (Isa isa : {Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {
-            if (isa > widest_isa()) continue;
+            if (!runs(isa)) continue;
             Cpu be{{.threads = 1, .isa = isa, .compute = compute}};
             CHECK(product(be, x, 700, w.in_panels()) == expected);
         }

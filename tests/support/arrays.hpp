@@ -18,7 +18,7 @@ inline constexpr double u = 0x1p-24;
 inline std::vector<Isa> isas() {
     std::vector<Isa> all;
     for (Isa isa : all_isas)
-        if (isa <= widest_isa()) all.push_back(isa);
+        if (runs(isa)) all.push_back(isa);
     return all;
 }
 

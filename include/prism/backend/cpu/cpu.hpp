@@ -29,7 +29,7 @@ namespace prism {
 
 struct CpuOptions {
     std::size_t threads = 0;      // 0: as many as physical cores
-    Isa         isa = best_isa();  // another set that the processor has may be asked for
+    Isa         isa = best_isa();  // another that the processor runs may be asked for
     Compute     compute = Compute::exact;
 };
 
@@ -44,7 +44,7 @@ public:
 
     template <int = 0>  // what is not called is not compiled: no kernels for who only includes this
     explicit Cpu(CpuOptions options = {})
-        : isa_(std::min(options.isa, widest_isa())), compute_(options.compute), kernels_(&cpu::kernels_for(isa_)),
+        : isa_(runs(options.isa) ? options.isa : best_isa()), compute_(options.compute), kernels_(&cpu::kernels_for(isa_)),
           pool_(options.threads ? options.threads : physical_cores()) {}
 
     std::size_t         threads() const { return pool_.size(); }

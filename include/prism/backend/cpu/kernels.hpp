@@ -251,6 +251,26 @@ namespace avx2 {
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+namespace avx_vnni {
+#include "prism/backend/cpu/simd_avx_vnni.inl"
+#include "prism/backend/cpu/products_int8.inl"
+
+template <int = 0>
+constexpr Kernels kernels() {
+    Kernels k = avx2::kernels();
+    use_blocks<MultiplyBlocks>(k);
+    k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
+    return k;
+}
+}  // namespace avx_vnni
+#if defined(__clang__)
+#pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC pop_options
@@ -349,13 +369,14 @@ constexpr Kernels kernels() {
 template <int I>
 const Kernels& KernelTables<I>::of(Isa isa) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    static constexpr Kernels avx2_table = avx2::kernels(), avx512_table = avx512::kernels(), vnni_table = avx512_vnni::kernels(),
-                             bf16_table = avx512_bf16::kernels(), amx_table = amx::kernels();
+    static constexpr Kernels avx2_table = avx2::kernels(), avx_vnni_table = avx_vnni::kernels(), avx512_table = avx512::kernels(),
+                             vnni_table = avx512_vnni::kernels(), bf16_table = avx512_bf16::kernels(), amx_table = amx::kernels();
     switch (isa) {
         case Isa::amx: return amx_table;
         case Isa::avx512_bf16: return bf16_table;
         case Isa::avx512_vnni: return vnni_table;
         case Isa::avx512: return avx512_table;
+        case Isa::avx_vnni: return avx_vnni_table;
         case Isa::avx2: return avx2_table;
         case Isa::portable: break;
     }

@@ -45,7 +45,7 @@ public:
     template <int = 0>  // what is not called is not compiled: no kernels for who only includes this
     explicit Cpu(CpuOptions options = {})
         : isa_(runs(options.isa) ? options.isa : best_isa()), compute_(options.compute), kernels_(&cpu::kernels_for(isa_)),
-          pool_(options.threads ? options.threads : physical_cores()) {}
+          pool_(options.threads ? options.threads : physical_cores(), [] { static_cast<void>(cpu::scratch()); }) {}
 
     std::size_t         threads() const { return pool_.size(); }
     Isa                 isa() const { return isa_; }

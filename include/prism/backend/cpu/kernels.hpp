@@ -185,7 +185,7 @@ struct Kernels {
     float (*read_all)(const float* x, std::size_t n);
 };
 
-/// Scratch of one thread for one tile, taken when the thread runs its first.
+/// Scratch of one thread for one tile. Threads of a pool take theirs when they start, others with their first tile.
 inline constexpr std::size_t scratch_floats = (std::size_t{1} << 20) / sizeof(float);
 inline float* scratch() {
     struct Free { void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); } };

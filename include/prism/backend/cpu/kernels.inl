@@ -407,13 +407,14 @@ inline void product(const ProductTile& t) {
 
 /// `lanes` groups of a row of x, each by its own scale, or four neighbours by one: what is sought among the values of a group is
 /// found for all groups at once. A group with values that are no finite numbers gets a scale that is none either.
+template <bool Rest>
 struct QuantisedGroups {
     static constexpr int vectors = static_cast<int>(Activations::group) / lanes;
-    F                    whole[lanes][vectors], rest[lanes][vectors];  // x = scale (256 whole + rest) with `with_rest`, else scale whole
-    float                scales[lanes], sums[lanes], rest_sums[lanes];  // sums of whole and of rest
+    F                    whole[lanes][vectors], rest[Rest ? lanes : 1][vectors];  // x = scale (256 whole + rest), a scale for each group; else scale whole
+    float                scales[lanes], sums[lanes], rest_sums[lanes]{};          // sums of whole and of rest
 
-    /// The first `n` values of x; the others are 0. `with_rest`: a scale for each group.
-    QuantisedGroups(const float* x, std::size_t n, bool with_rest) {
+    /// The first `n` values of x; the others are 0.
+    QuantisedGroups(const float* x, std::size_t n) {
         constexpr int shared = static_cast<int>(Activations::groups_per_scale);
         F             most[lanes], nothing[lanes];
         for (int g = 0; g < lanes; ++g) {
@@ -426,7 +427,7 @@ struct QuantisedGroups {
                 nothing[g] = fma(values, set1(0), nothing[g]);  // 0, or NaN
             }
         }
-        if (!with_rest)
+        if constexpr (!Rest)
             for (int g = 0; g < lanes; g += shared) {
                 for (int i = 1; i < shared; ++i) most[g] = max(most[g], most[g + i]), nothing[g] = add(nothing[g], nothing[g + i]);
                 for (int i = 1; i < shared; ++i) most[g + i] = most[g], nothing[g + i] = nothing[g];
@@ -437,34 +438,43 @@ struct QuantisedGroups {
         float inverses[lanes];
         store(inverses, zero_where_less(div(set1(127), top), top, set1(std::numeric_limits<float>::denorm_min())));
         const F step = div(top, set1(127));
-        store(scales, add(with_rest ? mul(step, set1(1.0f / 256)) : step, poison));
+        store(scales, add(Rest ? mul(step, set1(1.0f / 256)) : step, poison));
         for (int g = 0; g < lanes; ++g) {
             const F inverse = set1(inverses[g]);
             F       sum_of_whole = set1(0), sum_of_rest = set1(0);
             for (int i = 0; i < vectors; ++i) {
                 const F scaled = mul(whole[g][i], inverse), q = max(min(round(scaled), set1(127)), set1(-127));  // -128 has no opposite
-                const F r = round(max(min(mul(sub(scaled, q), set1(256)), set1(127)), set1(-127)));
-                whole[g][i] = q, rest[g][i] = r;
-                sum_of_whole = add(sum_of_whole, q), sum_of_rest = add(sum_of_rest, r);
+                whole[g][i] = q, sum_of_whole = add(sum_of_whole, q);
+                if constexpr (Rest) {
+                    const F r = round(max(min(mul(sub(scaled, q), set1(256)), set1(127)), set1(-127)));
+                    rest[g][i] = r, sum_of_rest = add(sum_of_rest, r);
+                }
             }
             most[g] = sum_of_whole, nothing[g] = sum_of_rest;
         }
-        transpose(most), transpose(nothing);
-        for (int i = 1; i < lanes; ++i) most[0] = add(most[0], most[i]), nothing[0] = add(nothing[0], nothing[i]);
-        store(sums, most[0]), store(rest_sums, nothing[0]);
+        store_sums(most, sums);
+        if constexpr (Rest) store_sums(nothing, rest_sums);
+    }
+
+private:
+    static void store_sums(F* of, float* to) {
+        transpose(of);
+        for (int i = 1; i < lanes; ++i) of[0] = add(of[0], of[i]);
+        store(to, of[0]);
     }
 };
 
 /// A row of x in int8 or as pairs, group by group.
-inline void quantise(bool pair, std::size_t n, const Activations& to, std::size_t row) {
+template <bool Pair>
+inline void quantise(std::size_t n, const Activations& to, std::size_t row) {
     constexpr std::size_t group = Activations::group;
     std::int8_t*          q = reinterpret_cast<std::int8_t*>(to.q + row * to.ldq);
     for (std::size_t g = 0; g < to.n_groups; g += lanes) {
-        const QuantisedGroups a{to.x + row * to.ldx + g * group, n - g * group, pair};
+        const QuantisedGroups<Pair> a{to.x + row * to.ldx + g * group, n - g * group};
         for (std::size_t i = 0; i < lanes && g + i < to.n_groups; ++i, q += group) {
             for (int v = 0; v < a.vectors; ++v) {
                 store_int8(q + v * lanes, a.whole[i][v]);
-                if (pair) store_int8(q + to.low + v * lanes, a.rest[i][v]);
+                if constexpr (Pair) store_int8(q + to.low + v * lanes, a.rest[i][v]);
             }
             const std::size_t at = row * to.n_groups + g + i;
             to.scales[at] = a.scales[i], to.sums[at] = static_cast<std::int32_t>(a.sums[i]), to.low_sums[at] = static_cast<std::int32_t>(a.rest_sums[i]);
@@ -473,7 +483,8 @@ inline void quantise(bool pair, std::size_t n, const Activations& to, std::size_
 }
 
 inline void convert(Form form, std::size_t n, const Activations& to, std::size_t row) {
-    if (form == Form::int8 || form == Form::int8_pair) quantise(form == Form::int8_pair, n, to, row);
+    if (form == Form::int8) quantise<false>(n, to, row);
+    if (form == Form::int8_pair) quantise<true>(n, to, row);
 }
 
 // ------------------------------------------------------------------------------------------------------- rows of numbers

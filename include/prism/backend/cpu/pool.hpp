@@ -50,13 +50,18 @@ inline std::size_t physical_cores() {
 /// lock and no memory: pieces are claimed with one atomic addition each.
 class ThreadPool {
 public:
-    explicit ThreadPool(std::size_t n_threads) {
+    /// Each thread calls `prepare` first, and all have when the constructor returns: what they need later is there then.
+    explicit ThreadPool(std::size_t n_threads, void (*prepare)() = nullptr) {
         try {
-            for (std::size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+            for (std::size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i, prepare] { begin(prepare), work(i); });
         } catch (...) {  // no memory or no more threads: those that run already have to be joined
             stop();
             throw;
         }
+        for (std::size_t n; (n = ready_.load()) < workers_.size();) ready_.wait(n);
+        if (!error_) return;
+        stop();
+        std::rethrow_exception(error_);
     }
     ~ThreadPool() { stop(); }
     ThreadPool(const ThreadPool&) = delete;
@@ -132,6 +137,17 @@ private:
         }
     }
 
+    void begin(void (*prepare)()) {
+        try {
+            if (prepare) prepare();
+        } catch (...) {
+            std::lock_guard lock(error_mutex_);
+            error_ = std::current_exception();
+        }
+        ready_.fetch_add(1);
+        ready_.notify_one();
+    }
+
     void work(std::size_t place) {
         std::uint32_t seen = 0;
         for (;;) {
@@ -161,6 +177,7 @@ private:
     alignas(64) std::atomic<std::size_t> next_{0};       // piece
     alignas(64) std::atomic<std::uint32_t> round_{0};    // odd while a loop is open
     alignas(64) std::atomic<std::size_t> working_{0};    // threads other than the caller that are in the loop
+    std::atomic<std::size_t> ready_{0};                  // threads other than the caller that have prepared
     std::atomic_flag         busy_{};
     std::atomic<bool>        stop_{false};
     std::mutex               error_mutex_;

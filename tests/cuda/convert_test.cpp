@@ -73,7 +73,7 @@ TEST_CASE("cuda/convert: panels of the processor become the device's rows, from 
         for (std::size_t cols : widths)
             for (std::size_t first : {std::size_t{0}, std::size_t{16}, std::size_t{5}}) {
                 constexpr std::size_t rows = 37;
-                TestDriver        driver;
+                TestDriver        driver(Wishes{});
                 CAPTURE(F::name); CAPTURE(cols); CAPTURE(first);
                 const auto             source = encoded<F>(difficult_rows(rows, cols, 8), rows, cols);
                 std::vector<std::byte> panels(panels_bytes<F>(rows, cols));
@@ -92,7 +92,7 @@ TEST_CASE("cuda/convert: panels of the processor become the device's rows, from 
 
 TEST_CASE("cuda/convert: panels become another format, too") {
     constexpr std::size_t rows = 19, cols = 70;
-    TestDriver        driver;
+    TestDriver        driver(Wishes{});
     const auto            source = encoded<bf16>(difficult_rows(rows, cols, 9), rows, cols);
     std::vector<std::byte> panels(panels_bytes<bf16>(rows, cols));
     interleave<bf16>(Packed<bf16, host>{source.data(), rows, cols, cols}, panels.data(), 0, 2);
@@ -103,7 +103,7 @@ TEST_CASE("cuda/convert: panels become another format, too") {
 }
 
 TEST_CASE("cuda/convert: single values become f32 and no more than those are written") {
-    TestDriver driver;
+    TestDriver driver(Wishes{});
     const auto     values = difficult_rows(1, 1000, 10);
     const auto     check = [&]<Format F>(F) {
         for (std::size_t n : {std::size_t{1}, std::size_t{255}, std::size_t{999}}) {

@@ -193,7 +193,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { retur
 
 TEST_CASE("cuda/products: every format and number of rows, exact and fast, keeps the tolerance of f32 sums") {
     for_formats([]<Format F>(F) {
-        TestDriver driver;
+        TestDriver driver(Wishes{});
         for (std::size_t m : row_counts)
             for (bool fast : {false, true}) {
                 check<F>(driver, {.m = m, .n = 37, .k = 200, .fast = fast});
@@ -209,7 +209,7 @@ TEST_CASE("cuda/products: every format and number of rows, exact and fast, keeps
 
 TEST_CASE("cuda/products: widths of models, longer than what shared memory holds of x") {
     for_formats([]<Format F>(F) {
-        TestDriver driver;
+        TestDriver driver(Wishes{});
         for (std::size_t k : {std::size_t{592}, std::size_t{1152}, std::size_t{4304}, std::size_t{11008}}) {
             check<F>(driver, {.m = 1, .n = 9, .k = k});
             check<F>(driver, {.m = 3, .n = 9, .k = k});
@@ -271,7 +271,7 @@ TEST_CASE("cuda/products: one kernel for several products with the same rows, wi
         for (std::size_t m : {std::size_t{1}, std::size_t{6}, std::size_t{20}}) {
             CAPTURE(std::string(F::name));
             CAPTURE(m);
-            TestDriver                       driver;
+            TestDriver                       driver(Wishes{});
             const std::array<std::size_t, 3> widths{100, 33, 7};
             const std::size_t               k = 160;
             const auto                      x = on_device(driver, normal_rows(m, k, 3));
@@ -307,7 +307,7 @@ TEST_CASE("cuda/products: one kernel for several products with the same rows, wi
 TEST_CASE("cuda/products: a row has the same bits among few rows or alone, in tiles of any size, for every order of threads") {
     for_formats([]<Format F>(F) {
         CAPTURE(std::string(F::name));
-        TestDriver driver;
+        TestDriver driver(Wishes{});
         const auto     head = [](const std::vector<float>& y, std::size_t n) { return std::vector<float>(y.begin(), y.begin() + static_cast<std::ptrdiff_t>(n)); };
         const auto     alone = check<F>(driver, {.m = 1, .n = 50, .k = 300});
         for (std::size_t m : {std::size_t{2}, std::size_t{3}, std::size_t{8}}) CHECK(same_bits(head(check<F>(driver, {.m = m, .n = 50, .k = 300}), 50), alone));
@@ -332,7 +332,7 @@ TEST_CASE("cuda/products: a row has the same bits among few rows or alone, in ti
 
 TEST_CASE("cuda/products: a matrix in rows of a file is multiplied, too") {
     for_formats([]<Format F>(F) {
-        TestDriver driver;
+        TestDriver driver(Wishes{});
         for (std::size_t m : {std::size_t{1}, std::size_t{9}}) {
             check<F>(driver, {.m = m, .n = 41, .k = 100, .bias = true, .first = 2, .file = true, .x_offset = 1});
             check<F>(driver, {.m = m, .n = 41, .k = 96, .gated = true, .file = true});
@@ -351,7 +351,7 @@ TEST_CASE("cuda/products: gate and up may differ in format") {
 
 TEST_CASE("cuda/products: no kernel misses a barrier, nor a wait for copies") {
     for_formats([]<Format F>(F) {
-        TestDriver plain;
+        TestDriver plain(Wishes{});
         const Case few{.m = 3, .n = 37, .k = 200}, many{.m = 70, .n = 40, .k = 130, .gated = true};
         const auto expected_few = check<F>(plain, few), expected_many = check<F>(plain, many);
         for (cuda::Order order : {cuda::Order::forward, cuda::Order::reversed})
@@ -365,13 +365,13 @@ TEST_CASE("cuda/products: no kernel misses a barrier, nor a wait for copies") {
 
 TEST_CASE("cuda/products: NaN stays in its row") {
     for_formats([]<Format F>(F) {
-        TestDriver driver;
+        TestDriver driver(Wishes{});
         for (std::size_t m : {std::size_t{2}, std::size_t{20}}) check<F>(driver, {.m = m, .n = 37, .k = 96, .poison_row = true});
     });
 }
 
 TEST_CASE("cuda/products: an infinity is no NaN where rows become two numbers") {
-    TestDriver     driver;
+    TestDriver     driver(Wishes{});
     const std::size_t  m = 9, n = 8, k = 64;
     std::vector<float> x = normal_rows(m, k, 3);
     x[2 * k + 5] = INFINITY;
@@ -388,7 +388,7 @@ TEST_CASE("cuda/products: an infinity is no NaN where rows become two numbers") 
 }
 
 TEST_CASE("cuda/products: rows for f16 weights may be larger and smaller than f16 holds") {
-    TestDriver     driver;
+    TestDriver     driver(Wishes{});
     const std::size_t  m = 9, n = 8, k = 64;
     std::vector<float> x = normal_rows(m, k, 3);
     const auto         w = weights<f16, TestDriver>(driver, {.n = n, .k = k}, 1);

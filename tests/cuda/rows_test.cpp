@@ -39,7 +39,7 @@ double apart(const Array& found, const Array& expected, double step, const Array
 /// body(device, n, d, i) for every size.
 template <class Body>
 void everywhere(Body&& body) {
-    Device      be;
+    Device      be{{.driver = Wishes{}}};
     Cpu         cpu{{.threads = 1}};
     std::size_t i = 0;
     for (std::size_t n : heights)
@@ -111,7 +111,7 @@ TEST_CASE("cuda/rows: what goes element by element is the processor's to a few r
 }
 
 TEST_CASE("cuda/rows: a recording of work side by side keeps the second workspace, whatever comes later") {
-    Device         be;
+    Device         be{{.driver = Wishes{}}};
     const Array    x = Array::random(3, 64, 1);
     const OnDevice from(be, x), to(be, Array::random(3, 64, 2));
     const auto     through = [&](Workspace<Device>& ws) {
@@ -134,7 +134,7 @@ TEST_CASE("cuda/rows: a recording of work side by side keeps the second workspac
 }
 
 TEST_CASE("cuda/rows: NaN and infinities go through norms and activations") {
-    Device be;
+    Device be{{.driver = Wishes{}}};
     Array  x = Array::random(3, 64, 1), w = Array::random(1, 64, 2);
     x.mat()(1, 5) = NAN;
     x.mat()(2, 7) = INFINITY;
@@ -150,7 +150,7 @@ TEST_CASE("cuda/rows: NaN and infinities go through norms and activations") {
 }
 
 TEST_CASE("cuda/rows: positions turn heads as on the processor, and patches are its patches") {
-    Device be;
+    Device be{{.driver = Wishes{}}};
     Cpu    cpu{{.threads = 1}};
     for (std::size_t n : {1, 5, 33})
         for (std::size_t head_dim : {8, 64, 80}) {

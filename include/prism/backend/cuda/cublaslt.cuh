@@ -24,9 +24,11 @@ inline void check(cublasStatus_t code, const char* call) {
 }
 
 /// Keeps one plan for each kind of product it has met, and stays with it: a product has the same bits whenever it is done.
+/// What was fastest for a number of rows is taken for those near it, too: each length of a text is a number of its own.
 class CublasLt {
 public:
-    static constexpr int n_candidates = 16, n_timings = 5;
+    static constexpr int          n_candidates = 16, n_timings = 5;
+    static constexpr std::int64_t rows_alike = 64;  // numbers of rows up to the same multiple of it are near each other
 
     /// What a product needs besides its arguments.
     struct Place {
@@ -41,8 +43,11 @@ public:
         std::size_t   flush_bytes = 0;
     };
 
-    /// Whether a product of this kind was met before, and bytes of `trial_y` to try one.
-    bool knows(const LibraryProduct& p, const Place& at) const { return plans_.contains(key_of(p, at)); }
+    /// Whether a product of this kind needs no trying any more, and bytes of `trial_y` to try one.
+    bool knows(const LibraryProduct& p, const Place& at) const {
+        const Key key = key_of(p, at);
+        return plans_.contains(key) || fastest_.contains(near(key));
+    }
     static std::size_t trial_bytes(const LibraryProduct& p) { return static_cast<std::size_t>((p.m - 1) * p.ldy + p.n) * sizeof(float); }
 
     /// False where the library takes no such product, and nothing is done. Throws DeviceError.
@@ -55,8 +60,10 @@ public:
         Plan& plan = it->second;
         if (!plan.algorithm) return false;
         if (p.bias) set_bias(plan, p.bias);
-        check(run(plan, *plan.algorithm, p, p.y, at), "cublasLtMatmul");
-        return true;
+        const cublasStatus_t code = run(plan, *plan.algorithm, p, p.y, at);
+        if (refused(code)) plan.algorithm = Algorithm();  // from now on, too; reset() makes nvcc 13.0 crash
+        else check(code, "cublasLtMatmul");
+        return !refused(code);
     }
 
 private:
@@ -75,10 +82,12 @@ private:
 
         auto operator<=>(const Key&) const = default;
     };
+    using Algorithm = std::optional<cublasLtMatmulAlgo_t>;
+    using Found = std::array<cublasLtMatmulHeuristicResult_t, n_candidates>;
     struct Plan {
-        Operation                            operation;
-        Layout                               w, x, y;
-        std::optional<cublasLtMatmulAlgo_t>  algorithm;  // none: the library does not take it
+        Operation operation;
+        Layout    w, x, y;
+        Algorithm algorithm;  // none: the library does not take it
     };
 
     /// The power of two that an address is a multiple of, as far as the library cares.
@@ -91,6 +100,12 @@ private:
         return {p.type, p.m, p.n, p.k, p.ldx, p.ldw, p.ldy, {alignment_of(p.w), alignment_of(p.x), alignment_of(p.y), alignment_of(p.bias)},
                 p.bias != nullptr, p.add, at.workspace_bytes, at.n_processors};
     }
+    static Key near(Key key) {
+        key.m = (key.m + rows_alike - 1) / rows_alike * rows_alike;
+        return key;
+    }
+    /// Nothing was done, because the library has no kernel for it. Some versions find out only when it is to run.
+    static bool refused(cublasStatus_t code) { return code == CUBLAS_STATUS_NOT_SUPPORTED || code == CUBLAS_STATUS_INVALID_VALUE; }
     static cudaDataType_t type_of(Dtype t) { return t == Dtype::bf16 ? CUDA_R_16BF : t == Dtype::f16 ? CUDA_R_16F : CUDA_R_32F; }
 
     // The library's matrices are stored by columns: rows of ours are its columns, so it computes y^T = w x^T.
@@ -131,34 +146,52 @@ private:
             set_bias(plan, p.bias);
         }
 
+        const Key key = key_of(p, at);
+        if (const auto it = fastest_.find(near(key)); it != fastest_.end() && runs(plan, it->second, at)) {
+            plan.algorithm = it->second;
+            return plan;
+        }
         cublasLtMatmulPreference_t preference = nullptr;
         check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
         const Preference prefer(preference);
-        const Key        key = key_of(p, at);
         set(prefer, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, at.workspace_bytes);
         set(prefer, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.alignments[0]);
         set(prefer, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.alignments[1]);
         set(prefer, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.alignments[2]);
         set(prefer, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.alignments[2]);
 
-        std::array<cublasLtMatmulHeuristicResult_t, n_candidates> found{};
-        int                                                       n = 0;
+        Found                found{};
+        int                  n = 0;
         const cublasStatus_t code = cublasLtMatmulAlgoGetHeuristic(handle(), plan.operation.get(), plan.w.get(), plan.x.get(), plan.y.get(), plan.y.get(),
                                                                    prefer.get(), n_candidates, found.data(), &n);
-        if (code == CUBLAS_STATUS_NOT_SUPPORTED || code == CUBLAS_STATUS_INVALID_VALUE) return plan;
+        if (refused(code)) return plan;
         check(code, "cublasLtMatmulAlgoGetHeuristic");
         const auto last = std::remove_if(found.begin(), found.begin() + n, [](const auto& f) { return f.state != CUBLAS_STATUS_SUCCESS; });
         n = static_cast<int>(last - found.begin());
-        if (n > 0) plan.algorithm = found[n > 1 && at.trial_y ? fastest(plan, found, n, p, at) : 0].algo;
+        if (n > 0 && at.trial_y) {
+            plan.algorithm = fastest(plan, found, n, p, at);
+            if (plan.algorithm) fastest_.emplace(near(key), *plan.algorithm);
+        } else if (n > 0) {
+            plan.algorithm = found[0].algo;
+        }
         return plan;
     }
 
-    /// Times each candidate a few times, with nothing of its operands in the caches, and returns the one with the best time.
-    std::size_t fastest(const Plan& plan, const std::array<cublasLtMatmulHeuristicResult_t, n_candidates>& found, int n, const LibraryProduct& p, const Place& at) {
+    /// Whether an algorithm that was chosen for almost this product takes it, too.
+    bool runs(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Place& at) {
+        cublasLtMatmulHeuristicResult_t r{};
+        const cublasStatus_t            code =
+            cublasLtMatmulAlgoCheck(handle(), plan.operation.get(), plan.w.get(), plan.x.get(), plan.y.get(), plan.y.get(), &algorithm, &r);
+        return code == CUBLAS_STATUS_SUCCESS && r.workspaceSize <= at.workspace_bytes;
+    }
+
+    /// Times each candidate a few times, with nothing of its operands in the caches, and returns the one with the best time;
+    /// none where none of them runs.
+    Algorithm fastest(const Plan& plan, const Found& found, int n, const LibraryProduct& p, const Place& at) {
         const Event begin = make_event(true), end = make_event(true);
         check(cudaMemsetAsync(at.trial_y, 0, trial_bytes(p), at.stream), "cudaMemsetAsync");
-        std::size_t best = 0;
-        float       best_ms = std::numeric_limits<float>::infinity();
+        Algorithm best;
+        float     best_ms = std::numeric_limits<float>::infinity();
         for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
             for (int turn = 0; turn <= n_timings; ++turn) {  // the first loads its kernel
                 if (at.flush) check(cudaMemsetAsync(at.flush, 0, at.flush_bytes, at.stream), "cudaMemsetAsync");
@@ -168,7 +201,7 @@ private:
                 check(cudaEventSynchronize(end.get()), "cudaEventSynchronize");
                 float ms = 0;
                 check(cudaEventElapsedTime(&ms, begin.get(), end.get()), "cudaEventElapsedTime");
-                if (turn > 0 && ms < best_ms) best_ms = ms, best = i;
+                if (turn > 0 && ms < best_ms) best_ms = ms, best = found[i].algo;
                 if (turn > 0 && ms > 1.5f * best_ms) break;  // a new length of text waits for this
             }
         return best;
@@ -184,8 +217,9 @@ private:
         return handle_.get();
     }
 
-    Handle              handle_;
-    std::map<Key, Plan> plans_;
+    Handle                              handle_;
+    std::map<Key, Plan>                 plans_;
+    std::map<Key, cublasLtMatmulAlgo_t> fastest_;  // of those that were timed, by near(key)
 };
 
 }  // namespace prism::cuda

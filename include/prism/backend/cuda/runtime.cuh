@@ -26,7 +26,7 @@
 namespace prism::cuda {
 
 struct RuntimeOptions {
-    int         device = 0;                                   // as nvidia-smi and CUDA_VISIBLE_DEVICES number them
+    int         device = 0;                                   // as CUDA counts those that CUDA_VISIBLE_DEVICES leaves; by nvidia-smi's numbers where CUDA_DEVICE_ORDER=PCI_BUS_ID
     std::size_t workspace_bytes = std::size_t{32} << 20;      // of cuBLASLt, for each branch of a fork
     bool        time_products = true;  // the fastest of what cuBLASLt offers; without: what it recommends, the same in every process, and on every rank
     bool        library = true;        // cuBLASLt takes products of many rows; without: our own kernels take them all
@@ -46,25 +46,9 @@ struct DeviceInfo {
     std::size_t cublaslt_version = 0;
 };
 
+/// A thread that calls it stays on its device: code that uses others besides chooses its own before it goes on. (Going back
+/// would make a context on device 0 for every thread that had chosen none.)
 class Runtime {
-    /// Leaves the device as the calling thread had it.
-    class OnDevice {
-    public:
-        explicit OnDevice(int device) {
-            check(cudaGetDevice(&before_), "cudaGetDevice");
-            if (before_ == device) before_ = -1;
-            else check(cudaSetDevice(device), "cudaSetDevice");
-        }
-        ~OnDevice() {
-            if (before_ >= 0) static_cast<void>(cudaSetDevice(before_));
-        }
-        OnDevice(const OnDevice&) = delete;
-        OnDevice& operator=(const OnDevice&) = delete;
-
-    private:
-        int before_ = -1;
-    };
-
     struct Made {
         static constexpr std::size_t block_bytes = std::size_t{64} << 10;
         struct Input {
@@ -135,19 +119,20 @@ public:
         check(cudaGetDeviceCount(&n), "cudaGetDeviceCount");
         if (options.device < 0 || options.device >= n)
             fail("Runtime", cudaErrorInvalidDevice, "device " + std::to_string(options.device) + " of " + std::to_string(n));
-        const OnDevice on(options.device);
+        choose(options.device);
         check(cudaFree(nullptr), "cudaFree");  // what is wrong with the device comes out here
         info_ = describe(options.device);
         pool_ = MemoryPool::make({.take = take, .give = give, .device = options.device, .whole_chunks = options.whole_chunks});
+        apart_ = MemoryPool::make({.take = take, .give = give, .device = options.device, .whole_chunks = true});
         for (Stream& s : streams_) s = make_stream();
         for (Event& e : joints_) e = make_event();
     }
     ~Runtime() {
         try {
-            const OnDevice on(options_.device);
+            choose(options_.device);
             for (const Stream& s : streams_) static_cast<void>(cudaStreamSynchronize(s.get()));
-            workspaces_ = {};
-            pool_->close();
+            workspaces_ = {}, flush_ = {};
+            pool_->close(), apart_->close();
         } catch (const DeviceError&) {}  // the process is ending, and CUDA went before
     }
     Runtime(const Runtime&) = delete;
@@ -166,15 +151,15 @@ public:
 
     /// Any thread may call it. Throws DeviceError where memory is short; a smaller request may follow.
     Buffer<device> allocate(std::size_t bytes) {
-        const OnDevice on(options_.device);
+        choose(options_.device);
         Buffer<device> b = pool_->allocate(bytes);
         if (bytes > 0 && !b.data()) refuse_memory(bytes);
         return b;
     }
 
     Buffer<device> allocate_cleared(std::size_t bytes, std::size_t zeros) {
-        const OnDevice on(options_.device);
-        Buffer<device> b = apart(bytes);
+        choose(options_.device);
+        Buffer<device> b = apart_->allocate(bytes);
         if (bytes > 0 && !b.data()) refuse_memory(bytes);
         const RelaxedCapture relaxed;
         const Stream         now = make_stream();
@@ -185,7 +170,7 @@ public:
 
     Staged to_device(void* to, const void* from, std::size_t bytes) {
         if (bytes == 0) return {};
-        const OnDevice on(options_.device);
+        choose(options_.device);
         if (!recording_) {
             staging_.copy(to, from, bytes, stream(), static_cast<std::size_t>(branch_));
             return {};
@@ -198,8 +183,8 @@ public:
     void to_host(void* to, const void* from, std::size_t bytes) {
         if (recording_) refuse_while_recording("to_host");
         if (bytes == 0) return;
-        const OnDevice on(options_.device);
-        const bool     small = bytes <= landing_bytes;
+        choose(options_.device);
+        const bool small = bytes <= landing_bytes;
         if (small && !landing_) landing_ = make_pinned(landing_bytes);
         check(cudaMemcpyAsync(small ? landing_.get() : to, from, bytes, cudaMemcpyDeviceToHost, stream()), "cudaMemcpyAsync to the host");
         check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
@@ -207,20 +192,20 @@ public:
     }
     void clear(void* to, std::size_t bytes) {
         if (bytes == 0) return;
-        const OnDevice on(options_.device);
+        choose(options_.device);
         check(cudaMemsetAsync(to, 0, bytes, stream()), "cudaMemsetAsync");
         count_step();
     }
     /// Throws DeviceError for anything that went wrong since the last time.
     void wait() {
         if (recording_) refuse_while_recording("wait");
-        const OnDevice on(options_.device);
+        choose(options_.device);
         check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
     }
 
     void all_reduce(float* data, std::size_t n) {
         if (!options_.ranks.sum || n == 0) return;
-        const OnDevice       on(options_.device);
+        choose(options_.device);
         const RelaxedCapture relaxed(recording());  // connections are made the first time
         options_.ranks.sum(data, n, stream());
         count_step();
@@ -236,7 +221,7 @@ public:
         constexpr int most = 65535;
         if (grid[1] > most || grid[2] > most)
             fail("launch", cudaErrorInvalidConfiguration, "a grid has at most 65535 blocks along y and z, this one " + std::to_string(grid[1]) + " and " + std::to_string(grid[2]));
-        const OnDevice       on(options_.device);
+        choose(options_.device);
         const RelaxedCapture relaxed(recording());  // the first launch of a kernel loads it
         if (shared_bytes > plain_shared_bytes) allow_shared<Kernel>(shared_bytes);
         cudaLaunchConfig_t config{};
@@ -251,17 +236,17 @@ public:
 
     bool multiply(const LibraryProduct& p) {
         if (!options_.library) return false;
-        const OnDevice       on(options_.device);
+        choose(options_.device);
         const RelaxedCapture relaxed(recording());
         auto&                workspace = workspaces_[static_cast<std::size_t>(branch_)];
         if (options_.workspace_bytes > 0 && !workspace.data()) workspace = allocate(options_.workspace_bytes);
         CublasLt::Place      at{.stream = stream(), .workspace = workspace.data(), .workspace_bytes = workspace.bytes(), .n_processors = info_.n_processors};
-        Buffer<device>       trial, flush;
+        Buffer<device>       trial;
         if (options_.time_products && options_.ranks.n == 1 && !recording_ && p.m > 0 && p.n > 0 && !library_.knows(p, at)) {
-            trial = apart(CublasLt::trial_bytes(p));  // where there is no more, nothing is tried
-            if (trial.data()) flush = apart(info_.cache_bytes);
+            trial = apart_->allocate(CublasLt::trial_bytes(p));  // where there is no more, nothing is tried
+            if (trial.data() && !flush_.data()) flush_ = apart_->allocate(info_.cache_bytes);
             if (forked_) check(cudaStreamSynchronize(streams_[static_cast<std::size_t>(1 - branch_)].get()), "cudaStreamSynchronize");
-            at.trial_y = trial.data(), at.flush = flush.data(), at.flush_bytes = flush.bytes();
+            at.trial_y = trial.data(), at.flush = flush_.data(), at.flush_bytes = flush_.bytes();
         }
         const bool done = library_.multiply(p, at);
         if (done) ++products_, count_step();
@@ -272,8 +257,8 @@ public:
     template <class Work>
     Recording record(Work&& work) {
         if (recording_ || forked_) refuse_while_recording("record");
-        const OnDevice on(options_.device);
-        auto           made = std::make_unique<Made>();
+        choose(options_.device);
+        auto made = std::make_unique<Made>();
         made->replayed = make_event();
         made->ranks = options_.ranks;
         check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
@@ -303,7 +288,7 @@ public:
         if (recording_) refuse_while_recording("replay");
         if (!r.made_) return;
         if (options_.ranks.check) options_.ranks.check();
-        const OnDevice on(options_.device);
+        choose(options_.device);
         check(cudaGraphLaunch(r.made_->graph.get(), stream()), "cudaGraphLaunch");
         check(cudaEventRecord(r.made_->replayed.get(), stream()), "cudaEventRecord");
     }
@@ -317,7 +302,7 @@ public:
             b();
             return;
         }
-        const OnDevice on(options_.device);
+        choose(options_.device);
         check(cudaEventRecord(joints_[0].get(), streams_[0].get()), "cudaEventRecord");
         check(cudaStreamWaitEvent(streams_[1].get(), joints_[0].get()), "cudaStreamWaitEvent");
         forked_ = true;
@@ -338,8 +323,8 @@ public:
     template <class Work>
     double seconds(Work&& work) {
         if (recording_) refuse_while_recording("seconds");
-        const OnDevice on(options_.device);
-        const Event    begin = make_event(true), end = make_event(true);
+        choose(options_.device);
+        const Event begin = make_event(true), end = make_event(true);
         check(cudaEventRecord(begin.get(), stream()), "cudaEventRecord");
         work();
         check(cudaEventRecord(end.get(), stream()), "cudaEventRecord");
@@ -354,8 +339,14 @@ private:
     static constexpr std::size_t plain_shared_bytes = std::size_t{48} << 10;  // more must be asked for
     static constexpr int         max_devices = 64;
 
+    static void choose(int device) {
+        int now = -1;
+        check(cudaGetDevice(&now), "cudaGetDevice");
+        if (now != device) check(cudaSetDevice(device), "cudaSetDevice");
+    }
+
     static void* take(int device, std::size_t bytes) {
-        const OnDevice       on(device);
+        choose(device);
         const RelaxedCapture relaxed;
         void*                p = nullptr;
         const cudaError_t    code = cudaMalloc(&p, bytes);
@@ -367,19 +358,13 @@ private:
         return p;
     }
     // Waits for what still uses the memory, as cudaFree does. Errors have been reported where they arose, or will be.
-    static void give(int, void* p) noexcept {
+    static void give(int device, void* p) noexcept {
+        int now = -1;
+        if (cudaGetDevice(&now) != cudaSuccess || now != device) static_cast<void>(cudaSetDevice(device));
         cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
         const bool            relaxed = cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess;
         static_cast<void>(cudaFree(p));
         if (relaxed) static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode));
-    }
-
-    /// Memory that the pool knows nothing of, and so nothing that is under way; empty where there is no more.
-    Buffer<device> apart(std::size_t bytes) const {
-        if (bytes == 0) return {};
-        void* const p = take(options_.device, bytes);
-        if (!p) return {};
-        return {p, bytes, [](void* data, std::size_t) noexcept { give(0, data); }};
     }
 
     [[noreturn]] void refuse_memory(std::size_t bytes) const {
@@ -435,12 +420,14 @@ private:
     const RuntimeOptions          options_;
     DeviceInfo                    info_;
     std::shared_ptr<MemoryPool>   pool_;
+    std::shared_ptr<MemoryPool>   apart_;  // hands out nothing that was released, and so nothing that is under way
     std::array<Stream, 2>         streams_;  // the second: of the second branch of a fork
     std::array<Event, 2>          joints_;
     Staging                       staging_;
     Pinned                        landing_;
     CublasLt                      library_;
     std::array<Buffer<device>, 2> workspaces_;
+    Buffer<device>                flush_;  // as large as the caches, for timing products
     Made*                         recording_ = nullptr;
     int                           branch_ = 0;
     bool                          forked_ = false;

@@ -38,7 +38,7 @@ void run_on(const Common& common, const Bench& args) {
         return Machine<B>{be};
     }();
     constexpr bool records = RecordingBackend<B>, measures = requires { machine.measured(weights, std::size_t{}); };
-    Json           results = Json::array();
+    std::size_t    n_done = 0;
     if (!common.json) {
         machine.show();
         std::printf("%-34s %-5s %10s %10s", "case", "", "min s", "median s");
@@ -59,10 +59,12 @@ void run_on(const Common& common, const Bench& args) {
             Json result{{"case", name}, {"weights", format}, {"compute", common.compute}, {"seconds", {{"min", r.seconds_min}, {"median", r.seconds_median}}},
                         {"flops", r.flops()}, {"bytes", r.bytes()}, {"fraction_of_peak", r.fraction_of_peak(peak)}};
             if (records) result["seconds"]["one_by_one"] = r.one_by_one_s;
-            if (r.picture_s > 0) result["seconds"]["picture"] = r.picture_s;
+            if (r.picture_s > 0) result["seconds"]["picture"] = r.picture_s, result["seconds"]["from_pixels"] = r.from_pixels_s;
             if (measures) result["fraction_of_measured_peak"] = of_measured;
             machine.describe(result);
-            results.push_back(std::move(result));
+            // An array, written as it grows: a run that is stopped leaves the lines of what was done.
+            if (cases.size() > 1) std::cout << (n_done == 0 ? '[' : ',');
+            print(result);
         } else {
             std::printf("%-34s %-5s %10.4g %10.4g", name.c_str(), format.c_str(), r.seconds_min, r.seconds_median);
             if (records) std::printf(" %10.4g", r.one_by_one_s);
@@ -70,9 +72,10 @@ void run_on(const Common& common, const Bench& args) {
             if (measures) std::printf(" %7.0f %% %9.0f %%", 100 * r.fraction_of_peak(peak), 100 * of_measured);
             std::printf("\n");
         }
-        std::fflush(stdout);
+        ++n_done;
+        std::cout.flush(), std::fflush(stdout);
     }
-    if (common.json) print(cases.size() == 1 ? results[0] : results);
+    if (common.json && cases.size() > 1) std::cout << "]\n";
 }
 
 }  // namespace program

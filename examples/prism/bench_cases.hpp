@@ -59,6 +59,7 @@ struct BenchResult {
     double                 seconds_min = 0, seconds_median = 0;
     double                 one_by_one_s = 0;  // where the backend records: the median when it is given every operation anew
     double                 picture_s = 0;     // of an action: preparing its picture, the median, which the others include
+    double                 from_pixels_s = 0;  // of an action: the rest, the median
     std::vector<BenchPart> parts{};           // one after another
 
     std::uint64_t flops() const { return sum(&BenchPart::flops); }
@@ -293,16 +294,21 @@ void bench_action(B& be, const PrismaticConfig& config, const BenchOptions& opti
     result.parts = {{seeing.flops, seeing.weight_bytes, n_soft}, decoder_part(model.llm, 0, n_rows, options.weights)};
     for (std::size_t i = 1; i < n_tokens; ++i) result.parts.push_back(decoder_part(model.llm, n_rows + i - 1, 1, options.weights));
 
-    Times      pictures, all;
+    Times      pictures, rests, all;
     const auto time_actions = [&](std::size_t runs, auto&& show, auto&& act) {
-        pictures = {}, all = {};
+        pictures = {}, rests = {}, all = {};
         for (std::size_t i = 0; i < runs; ++i) {
             const auto start = std::chrono::steady_clock::now();
             show();
             pictures.seconds.push_back(prism::detail::seconds_since(start));
             act();
             all.seconds.push_back(prism::detail::seconds_since(start));
+            rests.seconds.push_back(all.seconds.back() - pictures.seconds.back());
         }
+    };
+    const auto keep_times = [&] {
+        result.seconds_min = all.min(), result.seconds_median = all.median();
+        result.picture_s = pictures.median(), result.from_pixels_s = rests.median();
     };
     if constexpr (RecordingBackend<B>) {
         RecordedAction<B>   action{be, model, n_rows + n_tokens};
@@ -310,7 +316,7 @@ void bench_action(B& be, const PrismaticConfig& config, const BenchOptions& opti
         const auto          show = [&] { action.show(image); };
         time_actions(2, show, [&] { action.act(ids, request); });  // once for memory, once to record it
         time_actions(n_runs<B>(options), show, [&] { action.act(ids, request); });
-        result.seconds_min = all.min(), result.seconds_median = all.median(), result.picture_s = pictures.median();
+        keep_times();
         Times one_by_one;
         for (std::size_t i = 0; i < options.runs; ++i) {
             RecordedAction<B> fresh{be, model, n_rows + n_tokens};  // its first action is not recorded
@@ -326,7 +332,7 @@ void bench_action(B& be, const PrismaticConfig& config, const BenchOptions& opti
         const auto               act = [&] { session.show(pixels->views()), session.generate(ids, {.max_new_tokens = n_tokens}); };
         time_actions(1, show, act);
         time_actions(options.runs, show, act);
-        result.seconds_min = all.min(), result.seconds_median = all.median(), result.picture_s = pictures.median();
+        keep_times();
     }
 }
 

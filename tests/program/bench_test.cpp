@@ -48,7 +48,12 @@ TEST_CASE("program/bench: each kind of case is timed on a device, in parts that 
     check([&](auto& r) { program::bench_prefill(be, llm, options, r); }, 1);
     check([&](auto& r) { program::bench_decode(be, llm, options, r); }, 1);
     check([&](auto& r) { program::bench_matmul(be, "2x16x32", options, r); }, 1);
-    check([&](auto& r) { program::bench_action(be, policy, options, r); }, 3);
+    check([&](auto& r) {
+        program::bench_action(be, policy, options, r);
+        CHECK(r.picture_s > 0);
+        CHECK(r.from_pixels_s > 0);
+        CHECK(r.from_pixels_s <= r.seconds_median);
+    }, 3);
 
     Json json;
     machine.describe(json);

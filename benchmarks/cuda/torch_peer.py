@@ -1,7 +1,13 @@
-"""PyTorch on the shapes of prism's GPU cases: random weights in bf16, SDPA, torch.compile and CUDA graphs. One JSON line a case.
+"""PyTorch on the shapes of prism's GPU cases: random weights in bf16, SDPA, torch.compile and CUDA graphs.
 
-Only torch is needed: towers and decoders are written out here, as timm and transformers compute them.
+Only torch is needed: towers and decoders are written out here, as timm and transformers compute them. Every way of every case
+prints a JSON line as soon as it is timed, with what was timed of the case before; those that take long to compile come last:
+    eager    as it is written
+    graph    the same as a CUDA graph
+    blocks   each kind of block compiled, in a CUDA graph
+    whole    the case compiled in one piece with the longest search for kernels, in a CUDA graph
 """
+import contextlib
 import json
 import sys
 import time
@@ -104,8 +110,8 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Layer(d, heads, d_ff, capacity) for _ in range(layers))
         self.norm, self.head = RmsNorm(d), nn.Linear(d, vocab, bias=False)
         angles = torch.outer(torch.arange(capacity).float(), 1e4 ** (-torch.arange(0, d // heads, 2).float() / (d // heads)))
-        self.register_buffer("cos", angles.cos())
-        self.register_buffer("sin", angles.sin())
+        self.register_buffer("cos", angles.cos().to(DTYPE))
+        self.register_buffer("sin", angles.sin().to(DTYPE))
 
     def forward(self, x, positions):
         mask = torch.arange(self.capacity, device=x.device)[None, :] <= positions[:, None]
@@ -115,12 +121,19 @@ class Llama(nn.Module):
         return self.head(self.norm(x[:, -1:]))
 
 
-def made(module):
-    return module.to(DEVICE, DTYPE).eval()
+def made(build):
+    """On the device and in bf16 from the start: a processor takes minutes to make 7e9 weights."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPE)
+    try:
+        with torch.device(DEVICE):
+            return build()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def timed(step, graph):
-    """Median and least seconds of a step; as a CUDA graph where it can be one."""
+    """Median and least seconds of a step, or of its CUDA graph."""
     for _ in range(3):
         step()
     torch.cuda.synchronize()
@@ -143,41 +156,63 @@ def timed(step, graph):
     return {"min": seconds[0], "median": seconds[len(seconds) // 2]}
 
 
-def report(case, step):
-    result = {"case": case, "torch": torch.__version__, "gpu": torch.cuda.get_device_name()}
-    ways = {"eager": (step, False), "graph": (step, True), "compile": (torch.compile(step, mode="max-autotune-no-cudagraphs"), True)}
-    for way, (run, graph) in ways.items():
-        try:
-            with torch.inference_mode():
-                result[way] = timed(run, graph)
-        except Exception as error:  # a way that does not work here is left out
-            result[way] = {"failed": str(error).splitlines()[0][:120]}
-    print(json.dumps(result), flush=True)
+@contextlib.contextmanager
+def compiled_blocks():
+    """Blocks of the same kind share what is compiled; in one piece they would be compiled as often as they are there."""
+    kinds = {kind: kind.forward for kind in (Block, Layer)}
+    for kind, forward in kinds.items():
+        kind.forward = torch.compile(forward, dynamic=False)
+    try:
+        yield
+    finally:
+        for kind, forward in kinds.items():
+            kind.forward = forward
+
+
+def time_way(way, step):
+    with torch.inference_mode():
+        if way == "blocks":
+            with compiled_blocks():
+                return timed(step, True)
+        if way == "whole":
+            return timed(torch.compile(step, mode="max-autotune-no-cudagraphs", dynamic=False), True)
+        return timed(step, way != "eager")
 
 
 def main():
     torch.backends.cuda.matmul.allow_tf32 = False
-    for size in (224, 384):
-        towers, pixels = made(Towers(size)), torch.randn(1, 3, size, size, device=DEVICE, dtype=DTYPE)
-        report(f"vision/dinosiglip-vit-so-{size}px", lambda: towers(pixels))
-        del towers
-    llm = made(Llama())
-    prompt, one = torch.randn(1, 288, 4096, device=DEVICE, dtype=DTYPE), torch.randn(1, 1, 4096, device=DEVICE, dtype=DTYPE)
-    start, later = torch.arange(288, device=DEVICE), torch.tensor([300], device=DEVICE)
-    report("prefill/llama2-7b", lambda: llm(prompt, start))
-    report("decode/llama2-7b", lambda: llm(one, later))
-    towers, pixels = made(Towers(224)), torch.randn(1, 3, 224, 224, device=DEVICE, dtype=DTYPE)
-    projector = made(nn.Sequential(nn.Linear(2176, 8704), nn.GELU(), nn.Linear(8704, 4096), nn.GELU(), nn.Linear(4096, 4096)))
-    text = torch.randn(1, 24, 4096, device=DEVICE, dtype=DTYPE)
-    prompt_at, steps = torch.arange(280, device=DEVICE), [torch.tensor([280 + i], device=DEVICE) for i in range(6)]
+    cases, sizes = {}, (224, 384)
+    towers = {size: made(lambda: Towers(size)) for size in sizes}
+    pixels = {size: made(lambda: torch.randn(1, 3, size, size)) for size in sizes}
+    llm = made(Llama)
+    projector = made(lambda: nn.Sequential(nn.Linear(2176, 8704), nn.GELU(), nn.Linear(8704, 4096), nn.GELU(), nn.Linear(4096, 4096)))
+    prompt, text = made(lambda: torch.randn(1, 288, 4096)), made(lambda: torch.randn(1, 24, 4096))
+    token, later = torch.tensor([[7]], device=DEVICE), torch.tensor([300], device=DEVICE)
+    start, prompt_at, steps = torch.arange(288, device=DEVICE), torch.arange(280, device=DEVICE), [torch.tensor([280 + i], device=DEVICE) for i in range(6)]
 
     def action():
-        logits = llm(torch.cat([text[:, :1], projector(towers(pixels)), text[:, 1:]], 1), prompt_at)
+        logits = llm(torch.cat([text[:, :1], projector(towers[224](pixels[224])), text[:, 1:]], 1), prompt_at)
         for position in steps:
             logits = llm(llm.embed(logits.argmax(-1)), position)
         return logits.argmax(-1)
 
-    report("action/openvla-7b", action)
+    cases["vision/dinosiglip-vit-so-224px"] = lambda: towers[224](pixels[224])
+    cases["prefill/llama2-7b"] = lambda: llm(prompt, start)
+    cases["decode/llama2-7b"] = lambda: llm(llm.embed(token), later).argmax(-1)
+    cases["action/openvla-7b"] = action
+    cases["vision/dinosiglip-vit-so-384px"] = lambda: towers[384](pixels[384])
+
+    results = {case: {"case": case, "torch": torch.__version__, "gpu": torch.cuda.get_device_name()} for case in cases}
+    for way in ("eager", "graph", "blocks", "whole"):
+        for case, step in cases.items():
+            if way == "whole" and case.startswith("action/"):
+                continue  # 7 times 32 layers and 49 blocks in one piece
+            torch._dynamo.reset()
+            try:
+                results[case][way] = time_way(way, step)
+            except Exception as error:  # a way that does not work here is left out
+                results[case][way] = {"failed": f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]}
+            print(json.dumps(results[case]), flush=True)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,21 @@ TEST_CASE("backend/dry: a real run peaks at exactly the bytes that the dry one s
         llm.forward(be, ws, second, x.mat().rows(5, n));
         CHECK(ws.peak_bytes() == bytes);
     }
+    LlamaConfig wide = words;
+    wide.d_ff = 2000;
+    Llama<Cpu> mixed{wide};
+    randomise(be, mixed, 1), randomise(be, mixed.layers[1].mlp.up_proj, 2, Dtype::bf16);  // gate and up in formats of their own take more scratch
+    const auto run = [](auto& backend, auto& ws, const auto& model, auto x) {
+        auto                                                cache = model.make_cache(backend, 33);
+        const Segment<std::remove_reference_t<decltype(backend)>> all[]{{&cache, 33}};
+        model.forward(backend, ws, all, x);
+    };
+    const std::size_t same = reading(Llama<Dry>{wide}, 0, 33, Dtype::f32, false).workspace_bytes;
+    const std::size_t bytes = dry_run([&, twin = dry_twin(mixed)](Dry& dry, Workspace<Dry>& ws) { run(dry, ws, twin, Mat<Dry>{nullptr, {33, 512}}); }).workspace_bytes;
+    Workspace<Cpu>    ws{be, bytes};
+    run(be, ws, mixed, Array::random(33, 512, 1).mat());
+    CHECK(bytes > same);
+    CHECK(ws.peak_bytes() == bytes);
 }
 
 TEST_CASE("backend/dry: a workspace hands out aligned rows that do not share their places in a cache") {

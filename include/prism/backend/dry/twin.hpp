@@ -4,6 +4,10 @@
 #pragma once
 
 #include "prism/backend/dry/dry.hpp"
+#include "prism/core/fields.hpp"
+
+#include <string>
+#include <unordered_map>
 
 namespace prism {
 
@@ -17,10 +21,16 @@ M<To> unbound_twin(const M<B>& model) {
     else return M<To>{};
 }
 
-/// The same on `Dry`.
+/// The same on `Dry`, with the formats of the weights: scratch depends on whether gate and up projections share theirs.
 template <template <class> class M, class B>
 M<Dry> dry_twin(const M<B>& model) {
-    return unbound_twin<Dry>(model);
+    std::unordered_map<std::string, Dtype> formats;
+    M<Dry>                                 twin = unbound_twin<Dry>(model);
+    visit(model, [&](const std::string& path, const auto& parameter) { formats[path] = parameter.dtype(); });
+    visit(twin, [&](const std::string& path, auto& parameter) {
+        if (const auto at = formats.find(path); at != formats.end()) parameter.take({}, at->second);
+    });
+    return twin;
 }
 
 /// The dry views of shapes like these.

@@ -1,6 +1,6 @@
 // What each weight format costs in exactness: the table of quant/README.md. No times here.
 //
-//     format_bench [REFERENCE_CASES]          tests/data/reference by default; a few minutes
+//     format_bench [exact|fast] [REFERENCE_CASES]     tests/data/reference by default; a few minutes
 //
 // Random weights are a hard case: their products cancel more than those of trained ones, and scores lie close together.
 #include "prism/backend/dry/twin.hpp"
@@ -43,14 +43,15 @@ std::vector<float> features(Cpu& be, const Vit<Cpu>& vit) {
     return out;
 }
 
-void towers(Cpu& be, const char* name, const VitConfig& config) {
+/// What `be` gives with a format, against what `plain` gives with f32.
+void towers(Cpu& plain, Cpu& be, const char* name, const VitConfig& config) {
     std::vector<float> exact;
     std::string        line = row(name);
     for (Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16, Dtype::q8, Dtype::q4m, Dtype::q4}) {
         Vit<Cpu> vit{config};
         randomise(be, vit, {.seed = 1, .spread = 0.03f});
         if (dtype != Dtype::f32) store_as(be, vit, dtype);
-        const auto found = features(be, vit);
+        const auto found = features(dtype == Dtype::f32 ? plain : be, vit);
         if (dtype == Dtype::f32) exact = found;
         else line += " " + std::to_string(error(found, exact) * 100).substr(0, 6) + " % |";
     }
@@ -79,7 +80,7 @@ Scores read(Cpu& be, const TextOnly& model) {
     return scores;
 }
 
-void decoder(Cpu& be) {
+void decoder(Cpu& plain, Cpu& be) {
     LlamaConfig config = llama::llama_1b();
     config.n_layers = 8;
     Scores      exact;
@@ -88,7 +89,7 @@ void decoder(Cpu& be) {
         TextOnly model{Llama<Cpu>{config}};
         randomise(be, model.llm, {.seed = 2});
         if (dtype != Dtype::f32) store_model_as(be, model.llm, dtype);
-        const Scores found = read(be, model);
+        const Scores found = read(dtype == Dtype::f32 ? plain : be, model);
         if (dtype == Dtype::f32) {
             exact = found;
             continue;
@@ -101,19 +102,19 @@ void decoder(Cpu& be) {
     std::puts(errors.c_str()), std::puts(agreement.c_str());
 }
 
-void actions(Cpu& be, const std::filesystem::path& folder) {
+void actions(Cpu& plain, Cpu& be, const std::filesystem::path& folder) {
     const Image         image = read_image(folder / "image.png");
     std::string         flipped = row("OpenVLA's reference model: bins flipped, of 7, scoring action rows");
     std::vector<std::int32_t> exact;
-    const auto tokens = [&](const Pretrained<Cpu>& vla) {
-        Policy policy{be, vla, "bridge_orig", {.action_rows_only = true}};
+    const auto tokens = [&](Cpu& on, const Pretrained<Cpu>& vla) {
+        Policy policy{on, vla, "bridge_orig", {.action_rows_only = true}};
         return policy.act(image, "pick up the red square").token_ids;
     };
-    exact = tokens(from_pretrained(be, folder));
+    exact = tokens(plain, from_pretrained(plain, folder));
     for (Dtype dtype : formats) {
         auto vla = from_pretrained(be, folder);
         store_model_as(be, vla.model, dtype);
-        const auto  found = tokens(vla);
+        const auto  found = tokens(be, vla);
         std::size_t n = 0;
         for (std::size_t i = 0; i < found.size(); ++i) n += found[i] != exact[i];
         flipped += " " + std::to_string(n) + " |";
@@ -124,11 +125,12 @@ void actions(Cpu& be, const std::filesystem::path& folder) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const std::filesystem::path cases = argc > 1 ? argv[1] : "tests/data/reference";
-    Cpu                         be;
+    const bool                  fast = argc > 1 && std::string_view(argv[1]) == "fast";
+    const std::filesystem::path cases = argc > 2 ? argv[2] : "tests/data/reference";
+    Cpu                         plain, be{{.compute = fast ? Compute::fast : Compute::exact}};
     std::puts("| error against f32 weights | bf16 | f16 | q8 | q4m | q4 |\n|---|---|---|---|---|---|");
-    towers(be, "patch features, DINOv2-L 224", vit::dinov2_l14_reg4(224));
-    towers(be, "patch features, SO400M 224", vit::siglip_so400m14(224));
-    decoder(be);
-    actions(be, cases / "vlm" / "openvla-hf");
+    towers(plain, be, "patch features, DINOv2-L 224", vit::dinov2_l14_reg4(224));
+    towers(plain, be, "patch features, SO400M 224", vit::siglip_so400m14(224));
+    decoder(plain, be);
+    actions(plain, be, cases / "vlm" / "openvla-hf");
 }

@@ -21,17 +21,25 @@ struct GemvJob : KernelJob {
     std::int32_t splits = 1;  // warps that share rows
 };
 
+/// Byte e of a word as 2^23 + it, whose bits it is the lowest of: a permutation of bytes, cheaper than a conversion.
+PRISM_DEVICE inline float above_2_23(std::uint32_t word, int e) {
+#if defined(__CUDA_ARCH__)
+    return float_of(__byte_perm(word, 0x4b000000U, static_cast<unsigned>(0x7440 + e)));
+#else
+    return float_of((word >> (8 * e) & 0xffU) | 0x4b000000U);
+#endif
+}
+
 /// Values 4 c ... 4 c + 3 of a piece as numbers, without the scale of their group: q, or q - 8 for four bits.
 template <Format F>
 PRISM_DEVICE inline void four_values(const Piece& p, int c, float (&v)[4]) {
     PRISM_UNROLL
     for (int e = 0; e < 4; ++e) {
-        // 2^23 + n has the bits of n below: cheaper than a conversion
         if constexpr (F::dtype == Dtype::f32) v[e] = float_of(p.at[e]);
         if constexpr (F::dtype == Dtype::bf16) v[e] = float_of(e % 2 ? p.at[2 * c + e / 2] & 0xffff0000U : p.at[2 * c + e / 2] << 16);
         if constexpr (F::dtype == Dtype::f16) v[e] = from_f16(p.at[2 * c + e / 2] >> (e % 2 * 16) & 0xffffU);
-        if constexpr (F::dtype == Dtype::q8) v[e] = float_of(((p.at[c] ^ 0x80808080U) >> (8 * e) & 0xffU) | 0x4b000000U) - 8388736.0f;
-        if constexpr (F::dtype == Dtype::q4 || F::dtype == Dtype::q4m) v[e] = float_of((p.at[c % 4] >> (8 * e + c / 4 * 4) & 15U) | 0x4b000000U) - 8388616.0f;
+        if constexpr (F::dtype == Dtype::q8) v[e] = above_2_23(p.at[c] ^ 0x80808080U, e) - 8388736.0f;
+        if constexpr (F::dtype == Dtype::q4 || F::dtype == Dtype::q4m) v[e] = above_2_23(p.at[c % 4] >> (c / 4 * 4) & 0x0f0f0f0fU, e) - 8388616.0f;
     }
 }
 

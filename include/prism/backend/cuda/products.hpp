@@ -271,7 +271,8 @@ private:
         if (fast) tiles_in<F, 1>(driver, memory, plan, x, jobs);
         else tiles_in<F, 2>(driver, memory, plan, x, jobs);
     }
-    /// The largest tiles that give every multiprocessor one. Their size changes no bit.
+    /// Tiles of the size with which a multiprocessor is done first: as many as it gets, times what a step of one costs. Their size
+    /// changes no bit.
     template <Format F, int parts>
     static void tiles_in(D& driver, const std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs) {
         const auto n_tiles = [&](std::int64_t bm, std::int64_t bn) {
@@ -279,8 +280,13 @@ private:
             for (const ProductJob& job : jobs) n += ceil_div<std::int64_t>(job.y.cols, job.up.rows ? bn / 2 : bn);
             return n * ceil_div<std::int64_t>(x.rows, bm);
         };
-        if (x.rows > 64 && n_tiles(128, 128) >= driver.n_processors()) tiles_of<TileProduct<F, parts, 128, 128>, F>(driver, memory, plan, x, jobs);
-        else if (n_tiles(64, 128) >= driver.n_processors()) tiles_of<TileProduct<F, parts, 64, 128>, F>(driver, memory, plan, x, jobs);
+        const auto cost = [&](std::int64_t bm, std::int64_t bn, std::int64_t of_step) {
+            return ceil_div<std::int64_t>(n_tiles(bm, bn), driver.n_processors()) * of_step;
+        };
+        // what a block issues in a step: half the result costs more than half, for there is as much to copy and to take apart
+        const std::int64_t large = cost(128, 128, 18), middle = cost(64, 128, 14), small = cost(64, 64, 10);
+        if (x.rows > 64 && large <= middle && large <= small) tiles_of<TileProduct<F, parts, 128, 128>, F>(driver, memory, plan, x, jobs);
+        else if (middle <= small) tiles_of<TileProduct<F, parts, 64, 128>, F>(driver, memory, plan, x, jobs);
         else tiles_of<TileProduct<F, parts, 64, 64>, F>(driver, memory, plan, x, jobs);
     }
     template <class K, Format F>

@@ -196,7 +196,7 @@ private:
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             const ProductJob&  job = jobs[i];
             const bool         gated = job.up.rows != 0;
-            const std::int32_t splits = K::splits_for(job.y.cols, gated, x.cols, driver.n_processors());
+            const std::int32_t splits = K::splits_for(job.y.cols, gated, x.cols);
             kernel.jobs[i] = {{rows_of<F>(job.w), rows_of<F>(job.up), job.y.data, job.y.ld, after_of(job), job.y.cols, blocks}, splits};
             blocks += K::blocks_for(job.y.cols, gated, splits);
         }

@@ -68,11 +68,12 @@ struct Gemv {
     PRISM_HOST_DEVICE static std::int64_t pieces(std::int64_t cols) { return (WeightRow<F>::bytes(cols) - WeightRow<F>::values_at(cols)) / 16; }
     PRISM_HOST_DEVICE static std::int32_t units(std::int64_t cols) { return static_cast<std::int32_t>(ceil_div<std::int64_t>(pieces(cols), warp_size)); }
 
-    /// Warps that share rows of a matrix with n outputs: enough that every multiprocessor has two dozen.
-    static std::int32_t splits_for(std::int64_t n, bool gated, std::int64_t cols, int n_processors) {
+    /// Warps that share rows of a matrix with n outputs: enough that each of 132 multiprocessors has two dozen. On a device with
+    /// more or fewer, too: ranks on unlike ones have to get the same bits.
+    static std::int32_t splits_for(std::int64_t n, bool gated, std::int64_t cols) {
         const std::int64_t groups = ceil_div<std::int64_t>(n * (gated ? 2 : 1), outputs);
         std::int32_t       splits = 1;
-        while (splits < max_splits && 2 * splits <= units(cols) && groups * splits < std::int64_t{24} * n_processors) splits *= 2;
+        while (splits < max_splits && 2 * splits <= units(cols) && groups * splits < std::int64_t{24} * 132) splits *= 2;
         return splits;
     }
     static std::int32_t blocks_for(std::int64_t n, bool gated, std::int32_t splits) {

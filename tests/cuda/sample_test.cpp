@@ -41,10 +41,32 @@ struct Chooser {
     }
 };
 
+/// *to = the sum of all values, which threads add up in shared memory.
+struct AddUp {
+    static constexpr int max_threads = 256;
+    const std::uint64_t* values;
+    std::int32_t         n;
+    std::uint64_t*       to;
+
+    template <class Block>
+    PRISM_DEVICE void operator()(Block& b) const {
+        auto* const sum = b.template shared<cuda::SharedSum>(0);
+        b.each([&](int t) {
+            if (t == 0) *sum = {0, 0};
+        });
+        b.each([&](int t) {
+            for (std::int32_t i = t; i < n; i += max_threads) sum->add(values[i]);
+        });
+        b.each_alone([&](int t) {
+            if (t == 0) *to = sum->value();
+        });
+    }
+};
+
 }  // namespace
 
 TEST_CASE("cuda/sample: the likeliest token is the first of the largest scores, and -1 where one is not finite") {
-    for (std::size_t n : {1, 2, 31, 1024, 1025, 5003}) {
+    for (std::size_t n : {1, 2, 31, 1024, 1025, 5003, 8191, 8193, 20000}) {
         CAPTURE(n);
         auto scores = normal(n, static_cast<unsigned>(n));
         const auto best = std::max_element(scores.begin(), scores.end()) - scores.begin();
@@ -56,6 +78,30 @@ TEST_CASE("cuda/sample: the likeliest token is the first of the largest scores, 
             broken[n / 2] = bad;
             CHECK(Chooser{broken}.likeliest(0) == -1);
         }
+    }
+}
+
+TEST_CASE("cuda/sample: a sum of 64 bits in shared memory carries from its lower half, whoever adds") {
+    std::mt19937_64 random(3);
+    const auto      sum_of = [](const std::vector<std::uint64_t>& values, Wishes wishes) {
+        Device               be{{.driver = wishes}};
+        const Buffer<device> from = be.allocate(values.size() * sizeof(std::uint64_t)), to = be.allocate(sizeof(std::uint64_t));
+        std::uint64_t        sum = 0;
+        be.driver().to_device(from.data(), values.data(), values.size() * sizeof(std::uint64_t));
+        const AddUp kernel{from.as<std::uint64_t>(), static_cast<std::int32_t>(values.size()), to.as<std::uint64_t>()};
+        be.driver().launch({1, 1, 1}, AddUp::max_threads, sizeof(cuda::SharedSum), kernel);
+        be.driver().to_host(&sum, to.data(), sizeof sum);
+        return sum;
+    };
+    std::vector<std::uint64_t> mixed(3000);
+    for (auto& v : mixed) v = random() >> 12;
+    using Values = std::vector<std::uint64_t>;
+    for (const Values& values : {Values(2, 0xffffffffU), Values{0xffffffffU, 1}, Values{0x80000000U, 0x80000000U, 0x1ffffffffU, 0}, Values(1025, std::uint64_t{1} << 40),
+                                 Values(777, 0xfffffffffU), mixed}) {
+        std::uint64_t expected = 0;
+        for (std::uint64_t v : values) expected += v;
+        for (cuda::Order order : {cuda::Order::forward, cuda::Order::shuffled})
+            for (cuda::Threads threads : {cuda::Threads::phases, cuda::Threads::fibers}) CHECK(sum_of(values, {.order = order, .threads = threads}) == expected);
     }
 }
 

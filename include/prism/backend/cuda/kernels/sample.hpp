@@ -11,16 +11,29 @@ struct Candidate {
     std::int32_t index;
 };
 
-/// The sum over a shared histogram's bin, in any order the same.
-template <class T>
-PRISM_DEVICE void add_shared(T* to, T value) {
+/// *to += value for whichever threads want it, in any order the same. Returns what was there.
+PRISM_DEVICE inline std::uint32_t add_shared(std::uint32_t* to, std::uint32_t value) {
 #if defined(__CUDA_ARCH__)
-    if constexpr (sizeof(T) == 8) atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
-    else atomicAdd(reinterpret_cast<unsigned*>(to), static_cast<unsigned>(value));
+    return atomicAdd(to, value);
 #else
+    const std::uint32_t before = *to;
     *to += value;
+    return before;
 #endif
 }
+
+/// A sum of 64 bits that many threads add to. Shared memory adds 32 of them at a time; 64 would be tried until nobody came
+/// between. Who makes the lower half overflow carries the one: exactly once, whoever comes between the halves.
+struct SharedSum {
+    std::uint32_t low, high;
+
+    PRISM_DEVICE void add(std::uint64_t value) {
+        const auto          of_low = static_cast<std::uint32_t>(value);
+        const std::uint32_t carry = add_shared(&low, of_low) > ~of_low ? 1 : 0, of_high = static_cast<std::uint32_t>(value >> 32) + carry;
+        if (of_high) add_shared(&high, of_high);
+    }
+    PRISM_DEVICE std::uint64_t value() const { return std::uint64_t{high} << 32 | low; }
+};
 
 /// *token = first_id + the index of the largest score [n]; of equal ones the lowest. -1 where one is not finite. One block.
 struct TakeLikeliest {
@@ -33,17 +46,27 @@ struct TakeLikeliest {
     template <class Block>
     PRISM_DEVICE void operator()(Block& b) const {
         Reg<Block, Candidate> best(b);
-        b.each_alone([&](int t) {
-            Candidate c{-INFINITY, n};
-            for (std::int32_t i = t; i < n; i += b.n_threads()) c = better(c, {finite_or_nan(scores[i]), i});
-            best[t] = c;
-        });
+        b.each_alone([&](int t) { best[t] = best_of(scores, n, t, b.n_threads()); });
         block_join<Block, Candidate>(b, best, b.template shared<Candidate>(0), [](Candidate p, Candidate q) { return better(p, q); });
         b.each_alone([&](int t) {
             if (t == 0) *token = best[t].score != best[t].score ? -1 : first_id + best[t].index;
         });
     }
 
+    /// Of every n_threads-th score from t on. Eight are on their way at a time: one block has nobody else to wait for.
+    PRISM_DEVICE static Candidate best_of(const float* scores, std::int32_t n, int t, int n_threads) {
+        constexpr int at_once = 8;
+        Candidate     best{-INFINITY, n};
+        for (std::int32_t first = t; first < n; first += at_once * n_threads) {
+            float s[at_once];
+            PRISM_UNROLL
+            for (int e = 0; e < at_once; ++e) s[e] = first + e * n_threads < n ? scores[first + e * n_threads] : 0;
+            PRISM_UNROLL
+            for (int e = 0; e < at_once; ++e)
+                if (first + e * n_threads < n) best = better(best, {finite_or_nan(s[e]), first + e * n_threads});
+        }
+        return best;
+    }
     PRISM_DEVICE static float     finite_or_nan(float s) { return s - s == 0 ? s : NAN; }
     PRISM_DEVICE static Candidate better(Candidate p, Candidate q) {
         if (p.score != p.score) return p;
@@ -59,7 +82,7 @@ struct TakeLikeliest {
 /// are of whole numbers, so no bit depends on who adds first. One block.
 struct TakeDrawn {
     static constexpr int         max_threads = 1024;
-    static constexpr std::size_t shared_bytes = 256 * (sizeof(std::uint64_t) + sizeof(std::uint32_t)) + 32 * sizeof(Candidate) + 64;
+    static constexpr std::size_t shared_bytes = 256 * (sizeof(SharedSum) + sizeof(std::uint32_t)) + 32 * sizeof(Candidate) + 64;
     const float*                 scores;
     std::int32_t                 n, first_id, top_k;
     float                        temperature, top_p;
@@ -68,16 +91,12 @@ struct TakeDrawn {
 
     template <class Block>
     PRISM_DEVICE void operator()(Block& b) const {
-        auto* const           mass_of = b.template shared<std::uint64_t>(0);
-        auto* const           count_of = b.template shared<std::uint32_t>(256 * sizeof(std::uint64_t));
+        auto* const           mass_of = b.template shared<SharedSum>(0);
+        auto* const           count_of = b.template shared<std::uint32_t>(256 * sizeof(SharedSum));
         auto* const           scratch = b.template shared<Candidate>(256 * 12);
         auto* const           found = b.template shared<Crossing>(256 * 12 + 32 * sizeof(Candidate));
         Reg<Block, Candidate> best(b);
-        b.each_alone([&](int t) {
-            Candidate c{-INFINITY, n};
-            for (std::int32_t i = t; i < n; i += b.n_threads()) c = TakeLikeliest::better(c, {TakeLikeliest::finite_or_nan(scores[i]), i});
-            best[t] = c;
-        });
+        b.each_alone([&](int t) { best[t] = TakeLikeliest::best_of(scores, n, t, b.n_threads()); });
         block_join<Block, Candidate>(b, best, scratch, [](Candidate p, Candidate q) { return TakeLikeliest::better(p, q); });
         // From here on in units of 2^-40 of the likeliest token's probability.
         const auto weight = [&](int t, std::int32_t i) { return mass(scores[i], best[t].score); };
@@ -88,7 +107,7 @@ struct TakeDrawn {
             });
             for (int digit = 3; digit >= 0; --digit) {
                 b.each([&](int t) {
-                    for (int i = t; i < 256; i += b.n_threads()) mass_of[i] = 0, count_of[i] = 0;
+                    for (int i = t; i < 256; i += b.n_threads()) mass_of[i] = {0, 0}, count_of[i] = 0;
                 });
                 b.each([&](int t) {
                     const std::uint32_t prefix = found->key;
@@ -96,7 +115,7 @@ struct TakeDrawn {
                         const std::uint32_t key = order_key(scores[i]);
                         if (digit < 3 && key >> (8 * (digit + 1)) != prefix >> (8 * (digit + 1))) continue;
                         if (!limit.holds(key, i)) continue;
-                        add_shared(&mass_of[key >> (8 * digit) & 255], weight(t, i));
+                        mass_of[key >> (8 * digit) & 255].add(weight(t, i));
                         add_shared(&count_of[key >> (8 * digit) & 255], std::uint32_t{1});
                     }
                 });
@@ -105,9 +124,9 @@ struct TakeDrawn {
                     Crossing c = *found;
                     int      bin = 255;
                     for (; bin > 0; --bin) {  // from the likeliest down
-                        const std::uint64_t with = by_mass ? c.mass + mass_of[bin] : c.count + std::uint64_t{count_of[bin]};
+                        const std::uint64_t with = by_mass ? c.mass + mass_of[bin].value() : c.count + std::uint64_t{count_of[bin]};
                         if (count_of[bin] && with > bound) break;
-                        c.mass += mass_of[bin], c.count += count_of[bin];
+                        c.mass += mass_of[bin].value(), c.count += count_of[bin];
                     }
                     c.key |= static_cast<std::uint32_t>(bin) << (8 * digit);
                     *found = c;
@@ -152,14 +171,14 @@ struct TakeDrawn {
             kept = cross(false, static_cast<std::uint64_t>(top_k) - 1, kept);
         } else {
             b.each([&](int t) {
-                if (t == 0) mass_of[0] = 0;
+                if (t == 0) mass_of[0] = {0, 0};
             });
             b.each([&](int t) {
                 std::uint64_t mine = 0;
                 for (std::int32_t i = t; i < n; i += b.n_threads()) mine += weight(t, i);
-                add_shared(&mass_of[0], mine);
+                mass_of[0].add(mine);
             });
-            kept.mass = mass_of[0], kept.count = static_cast<std::uint64_t>(n);
+            kept.mass = mass_of[0].value(), kept.count = static_cast<std::uint64_t>(n);
             b.barrier();
         }
         if (top_p < 1) {

@@ -75,6 +75,44 @@ TEST_CASE("cuda/rows: norms are the processor's within the rounding of their sum
     });
 }
 
+TEST_CASE("cuda/rows: norms of rows that end in a four or not, wider than what threads hold, lying anywhere: the same bits") {
+    Device be;
+    Cpu    cpu{{.threads = 1}};
+    for (std::size_t d : {1, 3, 4, 5, 128, 255, 257, 1024, 1152, 4096, 8192, 8195, 9001}) {
+        CAPTURE(d);
+        const double step = 8 * u + 2 * u * std::sqrt(static_cast<double>(d));
+        const Array  x = Array::random(2, d, 3), w = Array::random(2, d, 1), b = Array::random(2, d, 2);
+        Array        layer{2, d}, rms = layer;
+        ops::layer_norm<Cpu>(cpu, x.in(), w.row(), b.row(), 1e-5f, layer.mat());
+        ops::rms_norm<Cpu>(cpu, x.in(), w.row(), 1e-6f, rms.mat());
+        std::vector<Array> layers, squares;
+        for (std::size_t ld : {(d + 7) / 4 * 4, (d + 7) / 4 * 4 + 1}) {
+            const auto moved = [&](const Array& a) {  // rows 1 ... of a taller matrix, so that they begin at a four or not
+                Array to{a.rows() + 1, d, ld};
+                for (std::size_t i = 0; i <= a.rows(); ++i)
+                    for (std::size_t j = 0; j < d; ++j) to.mat()(i, j) = i ? a(i - 1, j) : 7.0f;
+                return to;
+            };
+            const OnDevice dx(be, moved(x)), dw(be, moved(w)), db(be, moved(b)), dlayer(be, Array{3, d, ld}), drms(be, Array{3, d, ld});
+            ops::layer_norm<Device>(be, dx.in().rows(1, 2), dw.row(1), db.row(1), 1e-5f, dlayer.mat().rows(1, 2));
+            ops::rms_norm<Device>(be, dx.in().rows(1, 2), dw.row(1), 1e-6f, drms.mat().rows(1, 2));
+            const auto of = [&](const OnDevice& from) {
+                const Array all = from.back();
+                CHECK(all.kept_to_its_rows());
+                Array two{2, d};
+                for (std::size_t i = 0; i < 2; ++i)
+                    for (std::size_t j = 0; j < d; ++j) two.mat()(i, j) = all(i + 1, j);
+                return two;
+            };
+            layers.push_back(of(dlayer)), squares.push_back(of(drms));
+        }
+        if (d > 1) CHECK(apart(layers[0], layer, step) <= 1);
+        CHECK(apart(squares[0], rms, step) <= 1);
+        CHECK(layers[0].values() == layers[1].values());
+        CHECK(squares[0].values() == squares[1].values());
+    }
+}
+
 TEST_CASE("cuda/rows: what goes element by element is the processor's to a few roundings") {
     everywhere([](Device& be, Cpu& cpu, std::size_t n, std::size_t d, std::size_t i) {
         const Array    x = Array::random(n, d, 3, padded(d, i), 3), h = Array::random(n, d, 4, padded(d, i + 1)), gamma = Array::random(1, d, 5);

@@ -235,7 +235,7 @@ private:
     }
     void norm(const cuda::Norm& kernel) {
         if (kernel.x.rows == 0) return;
-        driver_.launch({kernel.x.rows, 1, 1}, kernel.x.cols <= 1024 ? 128 : cuda::Norm::max_threads, cuda::Norm::shared_bytes, kernel);
+        driver_.launch({kernel.x.rows, 1, 1}, cuda::Norm::threads_for(kernel.x.cols), cuda::Norm::shared_bytes, kernel);
     }
     void multiply(Matrix<const float> x, std::span<const cuda::ProductJob> jobs) {
         if (x.rows() == 0) return;

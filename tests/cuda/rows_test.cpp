@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 using namespace prism;
@@ -191,11 +192,13 @@ TEST_CASE("cuda/rows: positions turn heads as on the processor, and patches are 
     Device be{{.driver = Wishes{}}};
     Cpu    cpu{{.threads = 1}};
     for (std::size_t n : {1, 5, 33})
-        for (std::size_t head_dim : {8, 64, 80}) {
+        for (std::size_t head_dim : {6, 8, 10, 64, 72, 80}) {
+            const std::size_t more = n == 5 ? 5 : 4;  // between rows: they begin at multiples of 16 bytes, or not
             CAPTURE(n);
             CAPTURE(head_dim);
-            const std::size_t heads = 3, angles = head_dim == 80 ? 16 : head_dim / 2;  // Phi-2 turns a part of each head
-            Array             cos{n, angles, angles + 3}, sin = cos, frequencies{1, angles}, x = Array::random(n, heads * head_dim, 4, heads * head_dim + 5);
+            CAPTURE(more);
+            const std::size_t heads = 3, angles = head_dim == 80 ? 16 : head_dim == 72 ? 10 : head_dim / 2;  // Phi-2 turns a part of each head
+            Array             cos{n, angles, angles + more}, sin = cos, frequencies{1, angles}, x = Array::random(n, heads * head_dim, 4, heads * head_dim + more);
             const OnDevice    dcos(be, cos), dsin(be, sin), dx(be, x);
             ops::rope_table<Cpu>(cpu, 1000, 1e4f, {frequencies.mat().data(), {angles}}, cos.mat(), sin.mat());
             const Buffer<device> scratch = be.allocate(angles * sizeof(float));
@@ -214,7 +217,7 @@ TEST_CASE("cuda/rows: positions turn heads as on the processor, and patches are 
             CHECK(dcache.back().values() == cache.values());
 
             // Both in one launch: the bits of each alone.
-            const Array    fresh = Array::random(n, heads * head_dim, 4, heads * head_dim + 5), v = Array::random(n, heads * head_dim, 6);
+            const Array    fresh = Array::random(n, heads * head_dim, 4, heads * head_dim + more), v = Array::random(n, heads * head_dim, 6);
             const OnDevice q(be, fresh), k(be, fresh), dv(be, v), keys(be, Array{heads * 40, head_dim}), values(be, Array{heads * 40, head_dim});
             const auto     before = be.driver().launches();
             ops::rope_and_append<Device>(be, dcos.in(), dsin.in(), q.mat(), k.mat(), dv.in(), heads, 40 * head_dim, keys.mat().rows(2, n), values.mat().rows(2, n));
@@ -225,6 +228,32 @@ TEST_CASE("cuda/rows: positions turn heads as on the processor, and patches are 
             ops::split_heads<Device>(be, dv.in(), heads, 40 * head_dim, expected_values.mat().rows(2, n));
             CHECK(keys.back().values() == expected_keys.back().values());
             CHECK(values.back().values() == expected_values.back().values());
+
+            // So are those of a cache of 16 bits, also where an integer on the device says which row is next.
+            using Cache = View<bf16_t, device, dyn, dyn>;
+            const std::size_t               bytes = heads * 40 * head_dim * sizeof(bf16_t);
+            std::array<Buffer<device>, 4>   halves;
+            std::array<Cache, 4>            rows_of;
+            for (std::size_t c = 0; c < 4; ++c) {
+                halves[c] = be.allocate(bytes);
+                be.driver().clear(halves[c].data(), bytes);
+                rows_of[c] = Cache{halves[c].as<bf16_t>() + (c < 2 ? 0 : 2 * head_dim), {n, head_dim}, {head_dim, 1}};
+            }
+            const Buffer<device> shift = be.allocate(sizeof(std::int32_t));
+            be.upload(std::array<std::int32_t, 1>{2}, shift.as<std::int32_t>());
+            const OnDevice turned(be, fresh);
+            be.shift_from(shift.as<std::int32_t>());
+            ops::rope_and_append<Device>(be, dcos.in(), dsin.in(), turned.mat(), k.mat(), dv.in(), heads, 40 * head_dim, rows_of[0], rows_of[1]);
+            be.shift_from(nullptr);
+            ops::split_heads<Device>(be, dx.in(), heads, 40 * head_dim, rows_of[2]);
+            ops::split_heads<Device>(be, dv.in(), heads, 40 * head_dim, rows_of[3]);
+            CHECK(turned.back().values() == dx.back().values());
+            for (std::size_t c = 0; c < 2; ++c) {
+                std::vector<std::byte> found(bytes), expected(bytes);
+                be.driver().to_host(found.data(), halves[c].data(), bytes);
+                be.driver().to_host(expected.data(), halves[c + 2].data(), bytes);
+                CHECK(found == expected);
+            }
         }
     const std::size_t side = 31, patch = 7, grid = side / patch;
     const auto        pixels = normal(2 * 3 * side * side, 3);

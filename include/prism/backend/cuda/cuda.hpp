@@ -157,8 +157,12 @@ public:
     template <class T>
     void rope_and_append(Matrix<const float> cos, Matrix<const float> sin, Matrix<float> q, Matrix<const float> k, Matrix<const float> v, std::size_t stride,
                          Matrix<T> keys, Matrix<T> values) {
-        const cuda::RopeAndAppend<T> work{rows(cos), rows(sin), rows(q), rows(k), rows(v), static_cast<std::int64_t>(stride), shift_, rows(keys), rows(values)};
-        for_each<1>(work, q.rows(), static_cast<std::size_t>(work.columns()));
+        const auto of = [&]<int width>() {
+            return cuda::RopeAndAppend<T, width>{rows(cos), rows(sin), rows(q), rows(k), rows(v), static_cast<std::int64_t>(stride), shift_, rows(keys), rows(values)};
+        };
+        const auto each = of.template operator()<1>();
+        if (each.in_fours()) for_each<4>(of.template operator()<4>(), q.rows(), static_cast<std::size_t>(each.columns()));
+        else for_each<1>(each, q.rows(), static_cast<std::size_t>(each.columns()));
     }
     template <class T>
     void attention(Matrix<const float> q, Matrix<const T> k, Matrix<const T> v, const AttentionShape& shape, Matrix<float> y) {

@@ -14,6 +14,7 @@
 #include "prism/backend/cuda/conversion.hpp"
 #include "prism/backend/cuda/driver.hpp"
 #include "prism/backend/cuda/kernels/gemv.hpp"
+#include "prism/backend/cuda/kernels/rows.hpp"
 #include "prism/backend/cuda/kernels/tile_product.hpp"
 #include "prism/backend/types.hpp"
 #include "prism/core/error.hpp"
@@ -59,8 +60,8 @@ public:
 
     /// y = what job.after makes of sums z, each row times its scale where there are any, or with `up` of silu(z) up.
     static void finish(D& driver, Rows<const float> z, Rows<const float> up, const float* scales, const ProductJob& job) {
-        const std::int64_t n = std::int64_t{z.rows} * z.cols;
-        driver.launch({static_cast<int>(ceil_div<std::int64_t>(n, Finish::max_threads)), 1, 1}, Finish::max_threads, 0, Finish{z, up, scales, after_of(job), job.y});
+        using K = ForEach<4, Finish>;
+        driver.launch({static_cast<int>(K::n_blocks(z.rows, z.cols)), 1, 1}, K::max_threads, 0, K{{z, up, scales, after_of(job), job.y}, z.rows, z.cols});
     }
 
 private:

@@ -28,11 +28,13 @@ struct After {
     Activation   act = Activation::none;
     bool         add = false;
 
-    /// The sum z of one column, into y; of two products, silu(z) up.
-    PRISM_DEVICE void write(float z, std::int64_t column, float* y) const {
+    /// What the sum z of one column makes of the old y.
+    PRISM_DEVICE float value(float z, std::int64_t column, float y) const {
         z = activated(act, bias ? z + bias[column] : z);
-        *y = add ? *y + (gamma ? gamma[column] * z : z) : z;
+        return add ? y + (gamma ? gamma[column] * z : z) : z;
     }
+    /// The sum z of one column, into y; of two products, silu(z) up.
+    PRISM_DEVICE void write(float z, std::int64_t column, float* y) const { *y = value(z, column, add ? *y : 0); }
     PRISM_DEVICE void write_gated(float z, float up, std::int64_t column, float* y) const { write(silu(z) * up, column, y); }
 };
 

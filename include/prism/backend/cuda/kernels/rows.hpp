@@ -3,7 +3,7 @@
 
 #include "prism/backend/cuda/block.hpp"
 #include "prism/backend/cuda/kernels/after.hpp"
-#include "prism/backend/cuda/kernels/words.hpp"
+#include "prism/backend/cuda/kernels/pieces.hpp"
 #include "prism/backend/types.hpp"
 
 namespace prism::cuda {
@@ -26,7 +26,7 @@ struct ForEach {
         b.each_alone([&](int t) {
             const std::int64_t i = std::int64_t{b.x} * max_threads + t, row = i / pieces;
             if (row >= rows) return;
-            const auto column = static_cast<std::int32_t>(i % pieces * width);
+            const auto column = static_cast<std::int32_t>((i - row * pieces) * width);  // no second division
             work(row, column, smaller(width, cols - column));
         });
     }
@@ -40,7 +40,7 @@ struct Map {
 
     PRISM_DEVICE void operator()(std::int64_t row, std::int32_t column, int n) const {
         float* const to = y.row(row) + column;
-        if (n == 4 && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
+        if (n == 4 && aligned_to_16(to)) {
             Floats<4> f{};
             if constexpr (Value::reads_y) f = load_floats<4>(to);
             PRISM_UNROLL
@@ -82,6 +82,34 @@ struct Copy {
     Rows<const float>     x;
 
     PRISM_DEVICE float operator()(std::int64_t row, std::int32_t column, float) const { return x.row(row)[column]; }
+};
+
+/// What ForEach does with z, where a product's sums wait for it: y = what `after` makes of z (times its row's scale, where
+/// there are some); of two matrices z, of silu(z) up. y may be z or up.
+struct Finish {
+    Rows<const float> z, up;
+    const float*      scales;  // [m] or null
+    After             after;
+    Rows<float>       y;
+
+    PRISM_DEVICE void operator()(std::int64_t row, std::int32_t column, int n) const {
+        const float        scale = scales ? scales[row] : 1;
+        const float* const from = z.row(row) + column;
+        const float* const from_up = up.data ? up.row(row) + column : from;
+        float* const       to = y.row(row) + column;
+        const auto         finished = [&](float a, float b, int i, float before) {
+            return after.value(up.data ? silu(scale * a) * (scale * b) : scale * a, column + i, before);
+        };
+        if (n == 4 && aligned_to_16(from) && aligned_to_16(from_up) && aligned_to_16(to)) {
+            const Floats<4> a = load_floats<4>(from), b = up.data ? load_floats<4>(from_up) : a, before = after.add ? load_floats<4>(to) : Floats<4>{};
+            Floats<4>       r;
+            PRISM_UNROLL
+            for (int i = 0; i < 4; ++i) r.at[i] = finished(a.at[i], b.at[i], i, before.at[i]);
+            store_floats(to, r);
+        } else {
+            for (int i = 0; i < n; ++i) to[i] = finished(from[i], from_up[i], i, after.add ? to[i] : 0);
+        }
+    }
 };
 
 // ---- norms ----------------------------------------------------------------------------------------------------------
@@ -159,7 +187,7 @@ struct Norm {
                     z.at[i] = (v.at[i] - m) * scale * w.at[i];
                     if (bias) z.at[i] += shift.at[i];
                 }
-                if (j + 4 <= x.cols && in_fours(to)) return store_floats(to + j, z);
+                if (j + 4 <= x.cols && aligned_to_16(to)) return store_floats(to + j, z);
                 PRISM_UNROLL
                 for (int i = 0; i < 4; ++i)
                     if (j + i < x.cols) to[j + i] = z.at[i];
@@ -168,10 +196,9 @@ struct Norm {
     }
 
 private:
-    PRISM_DEVICE static bool in_fours(const float* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
     /// Numbers j ... j + 3 of a row; zeros behind its end, and where there is none.
     PRISM_DEVICE Floats<4> four(const float* row, std::int32_t j) const {
-        if (row && j + 4 <= x.cols && in_fours(row)) return load_floats<4>(row + j);
+        if (row && j + 4 <= x.cols && aligned_to_16(row)) return load_floats<4>(row + j);
         Floats<4> v{};
         if (!row) return v;
         PRISM_UNROLL
@@ -231,8 +258,9 @@ struct SplitHeads {
 
 /// What stands between the projections of attention and the attention: Rotate for the heads of q, in place; Rotate and
 /// SplitHeads for those of k, SplitHeads for those of v. A row has columns() of work: pairs of q, then pairs of k and what
-/// is not turned of it, then values of v.
-template <class T>
+/// is not turned of it, then values of v. `width` neighbours at a time: 4 where every row of heads and angles is in whole
+/// fours that lie at multiples of their bytes (in_fours()), else 1.
+template <class T, int width>
 struct RopeAndAppend {
     Rows<const float>   cos, sin;
     Rows<float>         q;
@@ -240,32 +268,44 @@ struct RopeAndAppend {
     std::int64_t        stride;
     const std::int32_t* shift;
     Rows<T>             keys, values;
+    std::int32_t        per_key_head = keys.cols - cos.cols, of_q = q.cols / keys.cols * cos.cols, of_k = k.cols / keys.cols * per_key_head;  // of a row's work
 
-    PRISM_DEVICE std::int32_t per_key_head() const { return keys.cols - cos.cols; }
-    PRISM_DEVICE std::int32_t columns() const { return q.cols / keys.cols * cos.cols + k.cols / keys.cols * per_key_head() + v.cols; }
+    std::int32_t columns() const { return of_q + of_k + v.cols; }
+    bool         in_fours() const {
+        const auto whole = [](const auto& m) { return reinterpret_cast<std::uintptr_t>(m.data) % (4 * sizeof *m.data) == 0 && m.ld % 4 == 0 && m.cols % 4 == 0; };
+        return whole(cos) && whole(sin) && whole(q) && whole(k) && whole(v) && whole(keys) && whole(values) && stride % 4 == 0;
+    }
 
     PRISM_DEVICE void operator()(std::int64_t row, std::int32_t column, int) const {
-        const std::int32_t n = cos.cols, d = keys.cols, of_q = q.cols / d * n, of_k = k.cols / d * per_key_head();
+        const std::int32_t n = cos.cols, d = keys.cols;
         const std::int64_t at = row + (shift ? *shift : 0);
         if (column < of_q) {
-            const std::int32_t j = column % n;
-            float* const       to = q.row(row) + std::int64_t{column / n} * d + j;
-            turn(cos.row(row)[j], sin.row(row)[j], to[0], to[n], to[0], to[n]);
+            const std::int32_t head = column / n, j = column - head * n;
+            float* const       to = q.row(row) + std::int64_t{head} * d + j;
+            turn_to(row, j, to, to);
         } else if (column < of_q + of_k) {
-            const std::int32_t head = (column - of_q) / per_key_head(), j = (column - of_q) % per_key_head();
-            const float* const from = k.row(row) + std::int64_t{head} * d;
-            T* const           to = keys.row(at) + head * stride;
-            if (j < n) {
-                float low, high;
-                turn(cos.row(row)[j], sin.row(row)[j], from[j], from[j + n], low, high);
-                store(to + j, low), store(to + j + n, high);
-            } else {
-                store(to + j + n, from[j + n]);
-            }
+            const std::int32_t head = (column - of_q) / per_key_head, j = column - of_q - head * per_key_head;
+            const float* const from = k.row(row) + std::int64_t{head} * d + j;
+            T* const           to = keys.row(at) + head * stride + j;
+            if (j < n) turn_to(row, j, from, to);
+            else store_floats(to + n, load_floats<width>(from + n));
         } else {
-            const std::int32_t j = column - of_q - of_k;
-            store(values.row(at) + j / d * stride + j % d, v.row(row)[j]);
+            const std::int32_t j = column - of_q - of_k, head = j / d;
+            store_floats(values.row(at) + head * stride + (j - head * d), load_floats<width>(v.row(row) + j));
         }
+    }
+
+private:
+    /// Pairs j ... of a head, by the row's angles.
+    template <class To>
+    PRISM_DEVICE void turn_to(std::int64_t row, std::int32_t j, const float* from, To* to) const {
+        const std::int32_t  n = cos.cols;
+        const Floats<width> c = load_floats<width>(cos.row(row) + j), s = load_floats<width>(sin.row(row) + j);
+        const Floats<width> a = load_floats<width>(from), b = load_floats<width>(from + n);
+        Floats<width>       low, high;
+        PRISM_UNROLL
+        for (int i = 0; i < width; ++i) turn(c.at[i], s.at[i], a.at[i], b.at[i], low.at[i], high.at[i]);
+        store_floats(to, low), store_floats(to + n, high);
     }
 };
 

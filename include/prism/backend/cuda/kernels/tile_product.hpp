@@ -93,27 +93,6 @@ struct SplitRows {
     }
 };
 
-/// y = what `after` makes of z (times its row's scale, where there are some); of two matrices z, of silu(z) up. y may be z or up.
-struct Finish {
-    static constexpr int max_threads = 256;
-    Rows<const float>    z, up;
-    const float*         scales;  // [m] or null
-    After                after;
-    Rows<float>          y;
-
-    template <class Block>
-    PRISM_DEVICE void operator()(Block& b) const {
-        b.each_alone([&](int t) {
-            const std::int64_t i = std::int64_t{b.x} * max_threads + t, row = i / y.cols, column = i % y.cols;
-            if (row >= y.rows) return;
-            const float scale = scales ? scales[row] : 1;
-            float* const to = y.row(row) + column;
-            if (up.data) after.write_gated(scale * z.row(row)[column], scale * up.row(row)[column], column, to);
-            else after.write(scale * z.row(row)[column], column, to);
-        });
-    }
-};
-
 /// Numbers of 16 bits in pairs, a - b: exact for the whole numbers that blocks hold.
 PRISM_HOST_DEVICE inline std::uint32_t minus_bf16(std::uint32_t a, std::uint32_t b) {
 #if defined(__CUDA_ARCH__)

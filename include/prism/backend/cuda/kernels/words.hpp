@@ -80,5 +80,17 @@ PRISM_DEVICE void store_floats(float* to, const Floats<n>& x) {
         store_words<words>(to + i * words, w);
     }
 }
+/// The same rounded to bf16; n is 2, 4 or 8, or 1 with an address of any.
+template <int n>
+PRISM_DEVICE void store_floats(bf16_t* to, const Floats<n>& x) {
+    if constexpr (n == 1) {
+        store(to, x.at[0]);
+    } else {
+        Words<n / 2> w;
+        PRISM_UNROLL
+        for (int i = 0; i < n / 2; ++i) w.at[i] = pack_bf16(x.at[2 * i], x.at[2 * i + 1]);
+        store_words<n / 2>(to, w);
+    }
+}
 
 }  // namespace prism::cuda

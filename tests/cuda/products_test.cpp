@@ -268,12 +268,13 @@ TEST_CASE("cuda/products: the library gets many rows of plain formats, converted
 
 TEST_CASE("cuda/products: one kernel for several products with the same rows, with the bits that each has alone") {
     for_formats([]<Format F>(F) {
-        for (std::size_t m : {std::size_t{1}, std::size_t{6}, std::size_t{20}}) {
+        for (const Case& size : {Case{.m = 1, .k = 160}, Case{.m = 6, .k = 160}, Case{.m = 20, .k = 160}, Case{.m = 20, .k = 1100}}) {
+            const std::size_t m = size.m, k = size.k;
             CAPTURE(std::string(F::name));
             CAPTURE(m);
+            CAPTURE(k);
             TestDriver                       driver(Wishes{});
             const std::array<std::size_t, 3> widths{100, 33, 7};
-            const std::size_t               k = 160;
             const auto                      x = on_device(driver, normal_rows(m, k, 3));
             std::vector<Weights<F, TestDriver>> w;
             std::vector<cuda::ProductJob>           jobs(3);
@@ -329,6 +330,48 @@ TEST_CASE("cuda/products: a row has the same bits among few rows or alone, in ti
             CHECK(same_bits(check<F>(other_small, many), tiles));
         }
     });
+}
+
+TEST_CASE("cuda/products: up to 64 rows meet long columns in parts, with the bits of each row alone, on every device, for every order of blocks") {
+    for_formats([]<Format F>(F) {
+        CAPTURE(std::string(F::name));
+        const std::size_t n = 70, k = 2100;
+        CHECK(cuda::ColumnParts::of(static_cast<std::int64_t>(n), static_cast<std::int64_t>(k)).n == 3);
+        TestDriver driver(Wishes{});
+        const auto head = [](const std::vector<float>& y, std::size_t rows) { return std::vector<float>(y.begin(), y.begin() + static_cast<std::ptrdiff_t>(rows * n)); };
+        const auto most = check<F>(driver, {.m = 64, .n = n, .k = k}, false);
+        for (std::size_t m : {std::size_t{9}, std::size_t{17}, std::size_t{33}}) CHECK(same_bits(check<F>(driver, {.m = m, .n = n, .k = k}, false), head(most, m)));
+        check<F>(driver, {.m = 65, .n = n, .k = k}, false);  // whole columns
+        const Case gated{.m = 20, .n = 45, .k = 1100, .gated = true}, after{.m = 12, .n = 131, .k = 1030, .fast = true, .bias = true, .add = true, .gamma = true};
+        const auto expected_gated = check<F>(driver, gated, false), expected_after = check<F>(driver, after, false);
+        for (cuda::Order order : {cuda::Order::forward, cuda::Order::reversed, cuda::Order::shuffled})
+            for (int n_processors : {1, 1000}) {  // tiles of 128 columns, of 64
+                TestDriver other(Wishes{.order = order, .n_processors = n_processors});
+                CHECK(same_bits(check<F>(other, {.m = 17, .n = n, .k = k}, false), head(most, 17)));
+                CHECK(same_bits(check<F>(other, gated, false), expected_gated));
+                CHECK(same_bits(check<F>(other, after, false), expected_after));
+            }
+        TestDriver fibers(Wishes{.order = cuda::Order::reversed, .threads = cuda::Threads::fibers_with_late_copies});
+        CHECK(same_bits(check<F>(fibers, gated, false), expected_gated));
+    });
+}
+
+TEST_CASE("cuda/products: columns are cut by the weights' shape: no more tiles than counters, no part without columns") {
+    for (std::int64_t n : {1, 63, 64, 65, 1024, 4096, 5120, 8448, 8449, 11008, 128256})
+        for (std::int64_t k : {1, 32, 511, 1024, 1025, 2100, 4096, 4304, 11008, 28672}) {
+            CAPTURE(n);
+            CAPTURE(k);
+            const auto         parts = cuda::ColumnParts::of(n, k);
+            const std::int64_t steps = (k + 31) / 32;
+            CHECK(parts.steps % 8 == 0);
+            CHECK(parts.n >= 1);
+            CHECK(parts.n <= cuda::ColumnParts::most);
+            CHECK((parts.n - 1) * parts.steps < steps);
+            CHECK(parts.n * parts.steps >= steps);
+            if (parts.n > 1) CHECK((n + 63) / 64 * parts.n <= cuda::ColumnParts::most_tiles);
+        }
+    CHECK(cuda::ColumnParts::of(4096, 4096).n == 4);
+    CHECK(cuda::ColumnParts::of(11008, 4096).n == 1);
 }
 
 TEST_CASE("cuda/products: a matrix in rows of a file is multiplied, too") {

@@ -5,7 +5,7 @@
 //
 //     rows of x    weights           way
 //     1 ... 8      any               kernels/gemv.hpp, in f32: exact in both modes
-//     more         q8, q4, q4m       kernels/tile_product.hpp on tensor cores
+//     more         q8, q4, q4m       kernels/tile_product.hpp on tensor cores; up to 64 rows with columns in parts (ColumnParts)
 //     more         bf16, f16         the library on converted rows (twice where exact), else tiles on tensor cores
 //     more         f32               the library, else tiles by fma
 // A matrix in rows of a file (a table of embeddings that serves as head) goes a slow way of its own.
@@ -74,7 +74,7 @@ private:
 
     struct Plan {
         std::array<std::size_t, n_forms> form_at{};
-        std::size_t                      scales_at = 0, sums_at = 0, results_at = 0, bytes = 0;
+        std::size_t                      scales_at = 0, sums_at = 0, results_at = 0, partial_at = 0, bytes = 0;
         std::int64_t                     padded = 0, ld_sums = 0;
         bool                             sums = false;  // somebody needs those of groups
     };
@@ -96,7 +96,7 @@ private:
     Plan plan_for(Rows<const float> x, std::span<const ProductJob> jobs, bool fast) const {
         Plan                      plan;
         std::array<bool, n_forms> wanted{};
-        std::size_t               results = 0;
+        std::size_t               results = 0, partial = 0;
         const auto                m = static_cast<std::size_t>(x.rows);
         for (const ProductJob& job : jobs) {
             const bool tiles = way_of(job) == Way::rows && x.rows > few_rows, gated = job.up.rows != 0;
@@ -104,6 +104,7 @@ private:
                 if (x.rows <= few_rows || w->rows == 0 || !w->panels || w->dtype == Dtype::f32) continue;
                 wanted[static_cast<std::size_t>(form_of(w->dtype))] = true;
                 if (w->dtype == Dtype::q4m) plan.sums = true;
+                if (x.rows <= ColumnParts::most_rows) partial += ColumnParts::floats(static_cast<std::int64_t>(w->rows), x.cols);  // gates and ups together leave no more
             }
             if (way_of(job) == Way::apart || (tiles && item_bytes(job.w.dtype) != 0 && (gated || job.after.add)))
                 results = larger(results, m * job.w.rows * sizeof(float) * (gated ? 2 : 1));
@@ -120,6 +121,7 @@ private:
         if (wanted[1]) plan.scales_at = take(m * sizeof(float));
         if (plan.sums) plan.sums_at = take(static_cast<std::size_t>(plan.padded / 32 * plan.ld_sums) * sizeof(float));
         if (results) plan.results_at = take(results);
+        if (partial) plan.partial_at = take(partial * sizeof(float));
         return plan;
     }
 
@@ -261,24 +263,24 @@ private:
         std::int32_t across = 0;
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             const ProductJob& job = jobs[i];
-            kernel.jobs[i] = {rows_of<F>(job.w), rows_of<F>(job.up), job.y.data, job.y.ld, after_of(job), job.y.cols, across};
+            static_cast<KernelJob&>(kernel.jobs[i]) = {rows_of<F>(job.w), rows_of<F>(job.up), job.y.data, job.y.ld, after_of(job), job.y.cols, across};
             across += K::tiles_across(job.y.cols, job.up.rows != 0);
         }
         return across;
     }
 
     template <Format F>
-    static void tiles(D& driver, const std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs, bool fast) {
+    void tiles(D& driver, std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs, bool fast) {
         if (fast) tiles_in<F, 1>(driver, memory, plan, x, jobs);
         else tiles_in<F, 2>(driver, memory, plan, x, jobs);
     }
     /// Tiles of the size with which a multiprocessor is done first: as many as it gets, times what a step of one costs. Their size
     /// changes no bit.
     template <Format F, int parts>
-    static void tiles_in(D& driver, const std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs) {
+    void tiles_in(D& driver, std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs) {
         const auto n_tiles = [&](std::int64_t bm, std::int64_t bn) {
             std::int64_t n = 0;
-            for (const ProductJob& job : jobs) n += ceil_div<std::int64_t>(job.y.cols, job.up.rows ? bn / 2 : bn);
+            for (const ProductJob& job : jobs) n += ceil_div<std::int64_t>(job.y.cols, job.up.rows ? bn / 2 : bn) * parts_of(x, job).n;
             return n * ceil_div<std::int64_t>(x.rows, bm);
         };
         const auto cost = [&](std::int64_t bm, std::int64_t bn, std::int64_t of_step) {
@@ -291,15 +293,35 @@ private:
         else tiles_of<TileProduct<F, parts, 64, 64>, F>(driver, memory, plan, x, jobs);
     }
     template <class K, Format F>
-    static void tiles_of(D& driver, const std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs) {
+    void tiles_of(D& driver, std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs) {
         K kernel{};
         kernel.x = memory + plan.form_at[form_of(F::dtype)];
         if (F::dtype == Dtype::f16) kernel.row_scales = reinterpret_cast<const float*>(memory + plan.scales_at);
         if (F::dtype == Dtype::q4m) kernel.sums = reinterpret_cast<const float*>(memory + plan.sums_at), kernel.ld_sums = plan.ld_sums;
         kernel.m = x.rows, kernel.cols = x.cols, kernel.n_jobs = static_cast<std::int32_t>(jobs.size());
         const std::int32_t across = fill<F>(kernel, jobs);
-        driver.launch({across * kernel.tiles_down(), 1, 1}, K::max_threads, K::shared_bytes, kernel);
+        std::int32_t       most_parts = 1, first_part = 0;
+        for (std::size_t i = 0; i < jobs.size(); ++i) {
+            const ColumnParts parts = parts_of(x, jobs[i]);
+            kernel.jobs[i].parts = parts, kernel.jobs[i].first_part = first_part;
+            if (parts.n > 1) first_part += K::tiles_across(jobs[i].y.cols, jobs[i].up.rows != 0) * parts.n, most_parts = larger(most_parts, parts.n);
+        }
+        if (most_parts > 1) kernel.tickets = tickets(driver), kernel.partial = reinterpret_cast<float*>(memory + plan.partial_at);
+        driver.launch({across * kernel.tiles_down(), most_parts, 1}, K::max_threads, K::shared_bytes, kernel);
     }
+    static ColumnParts parts_of(Rows<const float> x, const ProductJob& job) {
+        if (x.rows > ColumnParts::most_rows) return {ceil_div<std::int32_t>(x.cols, 32), 1};
+        return ColumnParts::of(std::int64_t{job.up.rows ? 2 : 1} * job.y.cols, x.cols);
+    }
+    /// Counters of a branch, which stay at zero between launches.
+    std::uint32_t* tickets(D& driver) {
+        constexpr std::size_t bytes = TileProduct<bf16, 1, 64, 64>::max_jobs * ColumnParts::most_tiles * sizeof(std::uint32_t);
+        Buffer<device>&       kept = tickets_[static_cast<std::size_t>(driver.branch())];
+        if (kept.bytes() == 0) kept = driver.allocate_cleared(bytes, bytes);
+        return kept.template as<std::uint32_t>();
+    }
+
+    std::array<Buffer<device>, 2> tickets_;
 };
 
 }  // namespace prism::cuda

@@ -113,8 +113,35 @@ PRISM_HOST_DEVICE inline std::uint32_t two_weights(std::uint32_t word, int odd, 
     else return minus_bf16((word & 0x000f000fU) | 0x43004300U, 0x43084308U);  // q - 8
 }
 
+/// How the columns of a product of few rows are cut: by the weights' shape alone, into as many parts as give each of 132
+/// multiprocessors two tiles, of about 512 columns at least: less is not worth what a part leaves in memory.
+struct ColumnParts {
+    static constexpr int most = 8, most_tiles = 2 * 132, most_rows = 64;  // parts; tiles times parts; rows of x
+
+    std::int32_t steps = 0, n = 1;  // of 32 columns, in whole eights (scales come that many at a time); parts
+
+    /// Of n rows of weights, those of gates and ups alike.
+    static ColumnParts of(std::int64_t n, std::int64_t cols) {
+        const std::int64_t all = ceil_div<std::int64_t>(cols, 32), wanted = smaller(smaller<std::int64_t>(most, most_tiles / ceil_div<std::int64_t>(n, 64)), all / 16);
+        const std::int64_t steps = ceil_div<std::int64_t>(ceil_div(all, larger<std::int64_t>(wanted, 1)), 8) * 8;
+        return {static_cast<std::int32_t>(steps), static_cast<std::int32_t>(ceil_div(all, steps))};
+    }
+    /// What all parts leave in memory, in tiles of any size.
+    static std::size_t floats(std::int64_t n, std::int64_t cols) {
+        const std::int32_t parts = of(n, cols).n;
+        return parts > 1 ? static_cast<std::size_t>(ceil_div<std::int64_t>(n, 128) * 128 * most_rows * parts) : 0;
+    }
+};
+
+struct TileJob : KernelJob {
+    ColumnParts  parts{};         // which the grid's y counts
+    std::int32_t first_part = 0;  // of its tiles, among those that all jobs leave in memory
+};
+
 /// Tiles [bm, bn] of products of x, as SplitRows has left it, with matrices in rows of WeightRow<F>. Eight warps, two by four,
-/// over 32 columns at a time, which copies bring to shared memory some steps ahead. Every sum runs over the columns in order.
+/// over 32 columns at a time, which copies bring to shared memory some steps ahead. Every sum runs over the columns in order;
+/// where few tiles would leave a device idle, over those of each part, and then over the parts, which the block that finishes last
+/// puts together: ColumnParts, for up to 64 rows of x.
 template <Format F, int n_parts, int bm, int bn>
 struct TileProduct {
     static constexpr bool blocks = F::values_per_block > 1, minima = F::dtype == Dtype::q4m;
@@ -136,7 +163,9 @@ struct TileProduct {
     const float*       sums = nullptr;    // with minima: [groups][ld_sums]
     std::int64_t       ld_sums = 0;
     std::int32_t       m = 0, cols = 0, n_jobs = 0;
-    KernelJob          jobs[max_jobs];
+    std::uint32_t*     tickets = nullptr;  // [max_jobs ColumnParts::most_tiles], where columns are cut: zero before and after
+    float*             partial = nullptr;  // of tiles and their parts: the sums of every thread
+    TileJob            jobs[max_jobs];
 
     std::int32_t        tiles_down() const { return ceil_div<std::int32_t>(m, bm); }
     static std::int32_t tiles_across(std::int64_t n, bool gated) { return static_cast<std::int32_t>(ceil_div<std::int64_t>(n, gated ? bn / 2 : bn)); }
@@ -158,10 +187,12 @@ struct TileProduct {
         const std::int32_t down = ceil_div<std::int32_t>(m, bm), across = b.x / down;  // tiles with the same weights side by side
         int                which = 0;
         while (which + 1 < n_jobs && jobs[which + 1].first_block <= across) ++which;
-        const KernelJob&   job = jobs[which];
+        const TileJob&     job = jobs[which];
         const bool         gated = job.up != nullptr;
         const std::int32_t m0 = b.x % down * bm, n0 = (across - job.first_block) * (gated ? bn / 2 : bn);
         const std::int32_t n_steps = ceil_div<std::int32_t>(cols, step);
+        const std::int32_t first = bm == 64 ? b.y * job.parts.steps : 0, last = bm == 64 ? smaller(n_steps, first + job.parts.steps) : n_steps;
+        if (bm == 64 && b.y >= job.parts.n) return;
         const std::int64_t padded = std::int64_t{n_steps} * step, row_bytes = WeightRow<F>::bytes(cols), values_at = WeightRow<F>::values_at(cols);
 
         // Rows of weights of a tile; gated ones are eight gates and their eight ups in turn, which meet in one thread. A
@@ -173,7 +204,7 @@ struct TileProduct {
             State& s = state[t];
             s.x_from = x + (smaller<std::int64_t>(m0 + t / 4, m - 1) * padded + t % 4 * 8) * 2;
             PRISM_UNROLL
-            for (int i = 0; i < w_copies; ++i) s.w_from[i] = weights_of(t / w_pieces % bn + i * w_apart) + t % w_pieces * 16;
+            for (int i = 0; i < w_copies; ++i) s.w_from[i] = weights_of(t / w_pieces % bn + i * w_apart) + values_at + t % w_pieces * 16;
         });
         const auto fetch = [&](State& state_of, int t, std::int32_t s) {
             std::byte* const to = memory + s % n_stages * stage_bytes;
@@ -193,7 +224,8 @@ struct TileProduct {
                 if (r >= bn) break;
                 const std::int32_t at = s * weight_bytes;  // of plain rows, the last step may lack some
                 const bool         there = output_of(r) < job.n && (blocks || at + t % w_pieces * 16 < row_bytes);
-                b.copy_16(w + (blocks ? t * 16 : swizzled(t / w_pieces, t % w_pieces)) + i * w_apart * weight_bytes, state_of.w_from[i] + (there ? values_at + at : 0), there);
+                std::byte* const   into = w + (blocks ? t * 16 : swizzled(t / w_pieces, t % w_pieces)) + i * w_apart * weight_bytes;
+                b.copy_16(into, state_of.w_from[i] + (blocks || there ? at : 0), there);
             }
             if constexpr (minima) {
                 if (t < bm / 4) {
@@ -214,22 +246,25 @@ struct TileProduct {
                 for (int j = 0; j < nj; ++j) s.sum[i][j][0] = s.sum[i][j][1] = s.sum[i][j][2] = s.sum[i][j][3] = 0;
             }
         });
-        for (std::int32_t s = 0; s < n_stages - 1; ++s) {
+        for (std::int32_t s = first; s < first + n_stages - 1; ++s) {
             b.each_alone([&](int t) {
-                if (s < n_steps) fetch(state[t], t, s);
+                if (s < last) fetch(state[t], t, s);
             });
             b.copies_commit();
         }
-        for (std::int32_t s = 0; s < n_steps; ++s) {
+        for (std::int32_t s = first; s < last; ++s) {
             b.template copies_wait<n_stages - 2>();
             b.barrier();
             b.each_alone([&](int t) {
-                if (s + n_stages - 1 < n_steps) fetch(state[t], t, s + n_stages - 1);
+                if (s + n_stages - 1 < last) fetch(state[t], t, s + n_stages - 1);
             });
             b.copies_commit();
             std::byte* const at = memory + s % n_stages * stage_bytes;
             if constexpr (blocks) multiply_blocks(b, state, at, at + n_parts * x_bytes, memory + scales_at + s / period % 2 * bn * 16, s % period);
             else multiply_values(b, state, at, at + n_parts * x_bytes);
+        }
+        if constexpr (bm == 64) {
+            if (job.parts.n > 1 && !join(b, state, job, job.first_part + n0 / (gated ? bn / 2 : bn) * job.parts.n)) return;
         }
         b.barrier();
 
@@ -265,6 +300,35 @@ struct TileProduct {
     }
 
 private:
+    /// Leaves the sums of a part in memory, where those of its tile begin at `first`. The last block of the tile gets those of all
+    /// parts, added in order, and `true`.
+    template <class Block, class State>
+    PRISM_DEVICE bool join(Block& b, State& state, const TileJob& job, std::int32_t first) const {
+        const auto each_four = [&](int t, std::int32_t part, auto&& f) {  // f(four sums, where they lie): of neighbours beside each other
+            float* const at = partial + (std::int64_t{first} + part) * (bm * bn) + 4 * t;
+            PRISM_UNROLL
+            for (int i = 0; i < mi; ++i) {
+                if (t / warp_size / 4 * (bm / 2) + i * 16 >= m) continue;  // rows of no x
+                PRISM_UNROLL
+                for (int j = 0; j < nj; ++j) f(state[t].sum[i][j], at + (i * nj + j) * 4 * max_threads);
+            }
+        };
+        b.each_alone([&](int t) {
+            each_four(t, b.y, [](const float(&sum)[4], float* to) { store_floats(to, Floats<4>{{sum[0], sum[1], sum[2], sum[3]}}); });
+        });
+        if (b.take_ticket(tickets + first) != static_cast<std::uint32_t>(job.parts.n - 1)) return false;
+        b.each_alone([&](int t) {
+            if (t == 0) tickets[first] = 0;
+            for (std::int32_t part = 0; part < job.parts.n; ++part)
+                each_four(t, part, [&](float(&sum)[4], const float* from) {
+                    const Floats<4> more = load_floats<4>(from);
+                    PRISM_UNROLL
+                    for (int e = 0; e < 4; ++e) sum[e] = part ? sum[e] + more.at[e] : more.at[e];
+                });
+        });
+        return true;
+    }
+
     /// Where 16 bytes of a row of 64 lie, so that eight rows below each other reach all banks.
     PRISM_DEVICE static int swizzled(int row, int piece) { return row * 64 + (piece ^ (row / 2 % 4)) * 16; }
 

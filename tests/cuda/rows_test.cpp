@@ -77,7 +77,7 @@ TEST_CASE("cuda/rows: norms are the processor's within the rounding of their sum
 }
 
 TEST_CASE("cuda/rows: norms of rows that end in a four or not, wider than what threads hold, lying anywhere: the same bits") {
-    Device be;
+    Device be{{.driver = Wishes{}}};
     Cpu    cpu{{.threads = 1}};
     for (std::size_t d : {1, 3, 4, 5, 128, 255, 257, 1024, 1152, 4096, 8192, 8195, 9001}) {
         CAPTURE(d);

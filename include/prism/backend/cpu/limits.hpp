@@ -41,31 +41,30 @@ inline MachineLimits measure_limits(Cpu& be, std::size_t bytes = std::size_t{512
     MachineLimits       limits;
     std::atomic<float>  sink{0};  // keeps the work from being left out
     const std::size_t   n_threads = be.threads();
-    const auto          measure = [&](const cpu::Burst& burst) {
+    const auto          measure = [&](const cpu::Burst& burst, double& most) {
         const auto rounds = static_cast<std::size_t>(3e9 / burst.operations / 8);  // some milliseconds
-        double     most = 0;
-        for (int i = 0; i < 12; ++i) {
+        for (int i = 0; i < 4; ++i) {
             const auto start = Clock::now();
             be.parallel_for(n_threads, 1, [&](std::size_t, std::size_t) { sink = burst.run(rounds); });
             most = std::max(most, burst.operations * static_cast<double>(rounds * n_threads) / seconds(start));
         }
-        return most;
     };
-    limits.f32_flops = measure(be.kernels().burst_f32);
-    limits.bf16_flops = std::max(limits.f32_flops, measure(be.kernels().burst_bf16));
-    limits.int8_ops = std::max(limits.f32_flops, measure(be.kernels().burst_int8));
-    if (bytes > 0) {
-        const Buffer<host>     buffer = be.allocate(bytes);
-        const std::span<float> memory{static_cast<float*>(buffer.data()), bytes / sizeof(float)};
-        std::fill(memory.begin(), memory.end(), 1.0f);
-        for (int i = 0; i < 5; ++i) {
-            const auto start = Clock::now();
-            be.parallel_for(memory.size(), std::size_t{1} << 20, [&](std::size_t begin, std::size_t end) {
-                sink = be.kernels().read_all(memory.data() + begin, end - begin);
-            });
-            limits.bytes_per_second = std::max(limits.bytes_per_second, static_cast<double>(memory.size() * sizeof(float)) / seconds(start));
-        }
+    const Buffer<host>     buffer = be.allocate(bytes);
+    const std::span<float> memory{static_cast<float*>(buffer.data()), bytes / sizeof(float)};
+    std::fill(memory.begin(), memory.end(), 1.0f);
+    for (int turn = 0; turn < 5; ++turn) {  // by turns: a neighbour's busy moment does not fall on one kind alone
+        measure(be.kernels().burst_f32, limits.f32_flops);
+        measure(be.kernels().burst_bf16, limits.bf16_flops);
+        measure(be.kernels().burst_int8, limits.int8_ops);
+        if (memory.empty()) continue;
+        const auto start = Clock::now();
+        be.parallel_for(memory.size(), std::size_t{1} << 20, [&](std::size_t begin, std::size_t end) {
+            sink = be.kernels().read_all(memory.data() + begin, end - begin);
+        });
+        limits.bytes_per_second = std::max(limits.bytes_per_second, static_cast<double>(memory.size() * sizeof(float)) / seconds(start));
     }
+    limits.bf16_flops = std::max(limits.f32_flops, limits.bf16_flops);
+    limits.int8_ops = std::max(limits.f32_flops, limits.int8_ops);
     return limits;
 }
 

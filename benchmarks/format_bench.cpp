@@ -1,6 +1,6 @@
 // What each weight format costs in exactness: the table of quant/README.md. No times here.
 //
-//     format_bench [exact|fast] [REFERENCE_CASES]     tests/data/reference by default; a few minutes
+//     format_bench [exact|fast [REFERENCE_CASES]]     tests/data/reference by default; a few minutes
 //
 // Random weights are a hard case: their products cancel more than those of trained ones, and scores lie close together.
 #include "prism/backend/dry/twin.hpp"
@@ -125,9 +125,10 @@ void actions(Cpu& plain, Cpu& be, const std::filesystem::path& folder) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const bool                  fast = argc > 1 && std::string_view(argv[1]) == "fast";
+    const std::string_view way = argc > 1 ? argv[1] : "exact";
+    if (way != "exact" && way != "fast") return std::fprintf(stderr, "format_bench: %s; allowed: exact, fast\n", argv[1]), 1;
     const std::filesystem::path cases = argc > 2 ? argv[2] : "tests/data/reference";
-    Cpu                         plain, be{{.compute = fast ? Compute::fast : Compute::exact}};
+    Cpu                         plain, be{{.compute = way == "fast" ? Compute::fast : Compute::exact}};
     std::puts("| error against f32 weights | bf16 | f16 | q8 | q4m | q4 |\n|---|---|---|---|---|---|");
     towers(plain, be, "patch features, DINOv2-L 224", vit::dinov2_l14_reg4(224));
     towers(plain, be, "patch features, SO400M 224", vit::siglip_so400m14(224));

@@ -96,6 +96,14 @@ TEST_CASE("backend/pool: several callers at once each get their own loop whole")
     CHECK(wrong == 0);
 }
 
+TEST_CASE("backend/pool: threads prepare before the pool is there, and what that throws reaches who makes it") {
+    static std::atomic<int> prepared;
+    prepared = 0;
+    const ThreadPool pool{4, [] { ++prepared; }};
+    CHECK(prepared == 3);
+    CHECK_THROWS_AS((ThreadPool{4, [] { throw std::runtime_error("no memory"); }}), std::runtime_error);
+}
+
 TEST_CASE("backend/pool: there is at least one core, and an instruction set of every allowed name") {
     CHECK(physical_cores() >= 1);
     for (Isa isa : all_isas) {

@@ -53,6 +53,13 @@ constexpr Sizes around_tiles[]{{1, 1, 1}, {2, 3, 5}, {13, 17, 31}, {14, 16, 32},
 
 }  // namespace
 
+TEST_CASE("ops/backward: gradients of a set are made of the widest vectors that it has") {
+    const auto rows = [](Isa isa) { return cpu::TrainingTables<>::of(isa, false).tile_rows; };
+    CHECK(rows(Isa::avx_vnni) == rows(Isa::avx2));
+    CHECK(rows(Isa::avx512_vnni) == rows(Isa::avx512));
+    if (runs(Isa::avx2)) CHECK(rows(Isa::portable) != rows(Isa::avx2));
+}
+
 TEST_CASE_TEMPLATE("ops/backward: linear_dx is within the rounding of its sum, whatever the format and the order of the weights", F, f32, bf16, f16, q8, q4, q4m) {
     for (const Sizes& s : around_tiles) {
         const Stored<F> w{s.d_out, s.d_in, 1};

@@ -106,7 +106,7 @@ TEST_CASE_TEMPLATE("quant/panels: a row gives the same bits alone and among othe
         const Compute compute = setting.compute;
         CAPTURE(to_string(isa));
         Cpu               be{{.threads = 2, .isa = isa, .compute = compute}};
-        const std::size_t n = 83, k = 1400, m = 400;
+        const std::size_t n = 83, k = 1700, m = 400;  // past stretches of 1024 and 1536 columns, and no multiple of 32
         const Both<F>     w{be, n, k, 4};
         const auto        x = normal(m * k, 5), y = product(be, x, k, w.in_panels());
         const auto        part = [&](std::size_t i, std::size_t count) {
@@ -129,12 +129,13 @@ TEST_CASE_TEMPLATE("quant/panels: products in int8 have the bits of one another 
     if (!runs(Isa::avx512_vnni)) return;
     for (Compute compute : {Compute::exact, Compute::fast}) {
         Cpu           plain{{.threads = 1, .isa = Isa::avx512, .compute = compute}};
-        const Both<F> w{plain, 50, 700, 6};
-        const auto    x = normal(32 * 700, 7), expected = product(plain, x, 700, w.in_panels());
+        const std::size_t k = 1700;
+        const Both<F> w{plain, 50, k, 6};
+        const auto    x = normal(32 * k, 7), expected = product(plain, x, k, w.in_panels());
         for (Isa isa : {Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {
             if (!runs(isa)) continue;
             Cpu be{{.threads = 1, .isa = isa, .compute = compute}};
-            CHECK(product(be, x, 700, w.in_panels()) == expected);
+            CHECK(product(be, x, k, w.in_panels()) == expected);
         }
     }
 }

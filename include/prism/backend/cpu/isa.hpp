@@ -17,7 +17,7 @@
 
 namespace prism {
 
-/// Kernel variants, each faster than the ones before where a processor has it.
+/// Kernel variants. The last that a processor runs is its fastest, with one exception: best_isa().
 enum class Isa : std::uint8_t {
     portable,     // plain C++, any processor
     avx2,         // AVX2, FMA, F16C

@@ -43,7 +43,7 @@ struct Activations {
     std::byte*                   q = nullptr;       // bf16 or int8
     std::size_t                  ldq = 0, low = 0;  // bytes between rows; from the first to the second of a pair
     float*                       scales = nullptr;  // [rows, n_groups]
-    std::int32_t *               sums = nullptr, *low_sums = nullptr;  // of q and of r, [rows, n_groups]; int16 has the former alone
+    std::int32_t *               sums = nullptr, *low_sums = nullptr;  // [rows, n_groups]: of q; of r, in pairs. AVX-512 VNNI has dot_begin times the former
     std::size_t                  n_groups = 0;
 
     /// Bytes that `rows` of `cols` take in a form.

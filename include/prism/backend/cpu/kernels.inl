@@ -416,6 +416,7 @@ struct QuantisedGroups {
     /// The first `n` values of x; the others are 0.
     QuantisedGroups(const float* x, std::size_t n) {
         constexpr int shared = static_cast<int>(Activations::groups_per_scale);
+        static_assert(lanes % shared == 0);
         F             most[lanes], nothing[lanes];
         for (int g = 0; g < lanes; ++g) {
             most[g] = nothing[g] = set1(0);
@@ -783,20 +784,6 @@ constexpr void use_blocks(Kernels& k) {
     k.products[q8_index] = {Multiply<q8, true>::form, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = {Multiply<q8, false>::form, product<Multiply<q8, false>>};
     k.products[q4_index] = {Multiply<q4, true>::form, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = {Multiply<q4, false>::form, product<Multiply<q4, false>>};
     k.products[q4m_index] = {Multiply<q4m, true>::form, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = {Multiply<q4m, false>::form, product<Multiply<q4m, false>>};
-}
-
-/// Products of bytes at most: those that products in int8 use.
-inline float burst_int8(std::size_t n) {
-    I       sums[chains];
-    const I a = splat(0x01010101), b = splat(0x01010101);
-    for (I& s : sums) s = splat(0);
-    for (std::size_t i = 0; i < n; ++i) {
-#pragma GCC unroll 12
-        for (int j = 0; j < chains; ++j) sums[j] = dot(sums[j], a, b);
-    }
-    F all = to_float(sums[0]);
-    for (int j = 1; j < chains; ++j) all = add(all, to_float(sums[j]));
-    return sum(all);
 }
 
 template <int = 0>  // a template, so that nothing is compiled before somebody asks

@@ -50,7 +50,7 @@ inline std::size_t physical_cores() {
 /// lock and no memory: pieces are claimed with one atomic addition each.
 class ThreadPool {
 public:
-    /// Each thread calls `prepare` first, and all have when the constructor returns: what they need later is there then.
+    /// Each thread of its own calls `prepare` first, and all have when the constructor returns; the caller does not.
     explicit ThreadPool(std::size_t n_threads, void (*prepare)() = nullptr) {
         try {
             for (std::size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i, prepare] { begin(prepare), work(i); });

@@ -106,6 +106,7 @@ struct MultiplyBlocks {
     using format = P;
     static constexpr Form        form = Pair ? Form::int8_pair : Form::int8;
     static constexpr std::size_t depth = 1024, row_step = 8 * block_rows;
+    static_assert(depth % (Activations::group * Activations::groups_per_scale) == 0);
     static constexpr std::size_t spread_bytes = P::dtype == Dtype::q8 ? 0 : 1;
     static constexpr bool        takes_few = true;
     static void                  spread(const PanelPart& from, std::size_t steps, std::byte* to) { spread_nibbles(from.values, steps, to); }
@@ -117,3 +118,17 @@ struct MultiplyBlocks {
         else multiply_block_rows<P, Pair, true>(m, x, g, n, b, c, fresh);
     }
 };
+
+/// Products of bytes at most: those that products in int8 use.
+inline float burst_int8(std::size_t n) {
+    I       sums[chains];
+    const I a = splat(0x01010101), b = splat(0x01010101);
+    for (I& s : sums) s = splat(0);
+    for (std::size_t i = 0; i < n; ++i) {
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sums[j] = dot(sums[j], a, b);
+    }
+    F all = to_float(sums[0]);
+    for (int j = 1; j < chains; ++j) all = add(all, to_float(sums[j]));
+    return sum(all);
+}

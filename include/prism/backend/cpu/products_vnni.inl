@@ -23,13 +23,16 @@ struct RowSums {
     F sums[2];
 };
 
-/// What rows need at the ends of a group: what their sums begin with (quantise_for_dots) and their scales, `apart` elements
+/// What rows need at the ends of a group: what their sums begin with (dot_begin) and their scales, `apart` elements
 /// apart; the scales and least values of the panels.
 struct GroupEnds {
     const std::int32_t* begin;
     const float*        scales;
     std::size_t         apart;
     F                   scale[2], least[2];
+
+    template <int R>
+    I begin_of() const { return splat_four(reinterpret_cast<const std::byte*>(begin + R * apart)); }
 };
 
 // In assembly: compilers copy the sums of the intrinsics from register to register.
@@ -44,12 +47,11 @@ template <bool Wide>
 template <class P, bool Wide, bool First, bool Last, int R, std::size_t At>
 [[gnu::always_inline]] inline void multiply_step(RowSums& row, const I (&w)[2], const Lines& x, const GroupEnds& ends) {
     constexpr bool minima = P::dtype == Dtype::q4m;
-    const auto     begin = [&] { return splat_four(reinterpret_cast<const std::byte*>(ends.begin + R * ends.apart)); };
-    if constexpr (First) row.dots[0] = row.dots[1] = minima ? splat(0) : begin();
+    if constexpr (First) row.dots[0] = row.dots[1] = minima ? splat(0) : ends.begin_of<R>();
     const I values = splat_four(x.row<R>() + At);
     add_dots<Wide>(row.dots[0], w[0], values), add_dots<Wide>(row.dots[1], w[1], values);
     if constexpr (Last) {
-        F scale[2]{ends.scale[0], ends.scale[1]}, all = minima ? to_float(begin()) : set1(0);
+        F scale[2]{ends.scale[0], ends.scale[1]}, all = minima ? to_float(ends.begin_of<R>()) : set1(0);
         if constexpr (Wide) {  // a scale for each group; else several are scaled together
             const F s = set1(ends.scales[R * ends.apart]);
             scale[0] = mul(scale[0], s), scale[1] = mul(scale[1], s);
@@ -114,6 +116,13 @@ template <class P, bool Wide, int R>
     w0 += 64, w1 += 64, ++ends.begin;
 }
 
+/// The sums of groups begin with those of c [R, panel], or with 0.
+template <int R>
+[[gnu::always_inline]] inline void start(RowSums* rows, const float* c) {
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) rows[i].sums[0] = c ? load(c + i * panel) : set1(0), rows[i].sums[1] = c ? load(c + i * panel + lanes) : set1(0);
+}
+
 /// c [R, panel] (+)= R rows of x times the blocks of two panels. `few`: see FarAhead.
 template <class P, bool Wide, int R>
 inline void multiply_groups(const Activations& x, std::size_t g0, std::size_t n_groups, const PanelPart* b, float* c, bool fresh, bool few) {
@@ -123,11 +132,7 @@ inline void multiply_groups(const Activations& x, std::size_t g0, std::size_t n_
     const std::byte *     w0 = b[0].values, *w1 = b[1].values;
     const FarAhead        far{b, n_groups * PanelLayout<P>::value_bytes};
     RowSums               rows[R];
-    const auto            start = [&](bool zero) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-        for (int i = 0; i < R; ++i) rows[i].sums[0] = zero ? set1(0) : load(c + i * panel), rows[i].sums[1] = zero ? set1(0) : load(c + i * panel + lanes);
-    };
-    start(!Wide || fresh);
+    start<R>(rows, Wide && !fresh ? c : nullptr);
     for (std::size_t g = 0; g < n_groups; ends.scales += shared) {
         const std::size_t end = g + shared < n_groups ? g + shared : n_groups;
 #pragma GCC unroll 1
@@ -144,10 +149,10 @@ inline void multiply_groups(const Activations& x, std::size_t g0, std::size_t n_
                 store(at, fma(rows[i].sums[0], s, fresh ? set1(0) : load(at))), store(at + lanes, fma(rows[i].sums[1], s, fresh ? set1(0) : load(at + lanes)));
             }
             fresh = false;
-            start(true);
+            start<R>(rows, nullptr);
         }
     }
-    if constexpr (Wide)
+    if (Wide || n_groups == 0)  // nothing to sum: 0
 #pragma GCC unroll 8
         for (int i = 0; i < R; ++i) store(c + i * panel, rows[i].sums[0]), store(c + i * panel + lanes, rows[i].sums[1]);
 }
@@ -172,6 +177,7 @@ struct MultiplyGroups {
     static constexpr Form        form = Wide ? Form::int16 : Form::int8;
     static constexpr int         rows = 6;
     static constexpr std::size_t depth = Wide ? 1024 : 1536, row_step = 16 * rows;  // both panels and a block of rows share the first-level cache
+    static_assert(depth % (Activations::group * Activations::groups_per_scale) == 0);
     static constexpr std::size_t spread_bytes = 0;
     static constexpr bool        takes_few = true;
     struct State {};

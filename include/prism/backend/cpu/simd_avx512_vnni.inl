@@ -9,43 +9,26 @@ inline I dot_biased(I sums, I w, I x) { return _mm512_dpbusd_epi32(sums, w, x); 
 /// have 8 added, and are taken sixteen times.
 inline constexpr std::int32_t dot_begin = -128;
 
-/// A row of x in int8, or in int16 as 256 q + r of the pairs of int8, group by group.
-template <bool Wide>
-inline void quantise_for_dots(std::size_t n, const Activations& to, std::size_t row) {
+/// A row of x in int16, group by group: 256 q + r of the pairs of int8.
+inline void quantise_wide(std::size_t n, const Activations& to, std::size_t row) {
     constexpr std::size_t group = Activations::group;
     std::byte*            q = to.q + row * to.ldq;
     for (std::size_t g = 0; g < to.n_groups; g += lanes) {
-        const QuantisedGroups<Wide> a{to.x + row * to.ldx + g * group, n - g * group};
-        for (std::size_t i = 0; i < lanes && g + i < to.n_groups; ++i, q += Wide ? 2 * group : group) {
+        const QuantisedGroups<true> a{to.x + row * to.ldx + g * group, n - g * group};
+        for (std::size_t i = 0; i < lanes && g + i < to.n_groups; ++i, q += 2 * group) {
             for (int v = 0; v < a.vectors; ++v) {
-                if constexpr (Wide) {
-                    const I values = _mm512_maskz_shuffle_epi32(full, _mm512_maskz_cvtps_epi32(full, fma(a.whole[i][v], set1(256), a.rest[i][v])), _MM_PERM_DBCA);
-                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + v * 2 * lanes), _mm512_maskz_cvtepi32_epi16(full, values));
-                } else {
-                    store_int8(reinterpret_cast<std::int8_t*>(q) + v * lanes, a.whole[i][v]);
-                }
+                const I values = _mm512_maskz_shuffle_epi32(full, _mm512_maskz_cvtps_epi32(full, fma(a.whole[i][v], set1(256), a.rest[i][v])), _MM_PERM_DBCA);
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + v * 2 * lanes), _mm512_maskz_cvtepi32_epi16(full, values));
             }
             const std::size_t at = row * to.n_groups + g + i;
-            to.scales[at] = a.scales[i], to.sums[at] = dot_begin * static_cast<std::int32_t>(Wide ? 256 * a.sums[i] + a.rest_sums[i] : a.sums[i]);
+            to.scales[at] = a.scales[i], to.sums[at] = static_cast<std::int32_t>(256 * a.sums[i] + a.rest_sums[i]);
         }
     }
 }
 
 inline void convert(Form form, std::size_t n, const Activations& to, std::size_t row) {
-    if (form == Form::int16) quantise_for_dots<true>(n, to, row);
-    else if (form == Form::int8) quantise_for_dots<false>(n, to, row);
+    if (form == Form::int16) quantise_wide(n, to, row);
     else avx512::convert(form, n, to, row);
-}
-
-inline float burst_int8(std::size_t n) {
-    I       sums[chains];
-    const I a = splat(0x01010101), b = splat(0x01010101);
-    for (I& s : sums) s = splat(0);
-    for (std::size_t i = 0; i < n; ++i) {
-#pragma GCC unroll 12
-        for (int j = 0; j < chains; ++j) sums[j] = _mm512_dpbusd_epi32(sums[j], a, b);
-    }
-    I all = sums[0];
-    for (int j = 1; j < chains; ++j) all = _mm512_maskz_add_epi32(full, all, sums[j]);
-    return sum(to_float(all));
+    if (form == Form::int16 || form == Form::int8)
+        for (std::size_t g = 0; g < to.n_groups; ++g) to.sums[row * to.n_groups + g] *= dot_begin;
 }

@@ -130,7 +130,7 @@ const TrainingKernels& TrainingTables<I>::of(Isa isa, bool rounded) {
     static constexpr TrainingKernels avx2_table = avx2::training_kernels(), avx512_table = avx512::training_kernels(), amx_table = amx::training_kernels();
     if (isa >= Isa::amx && rounded) return amx_table;
     if (isa >= Isa::avx512) return avx512_table;
-    if (isa == Isa::avx2) return avx2_table;
+    if (isa >= Isa::avx2) return avx2_table;
 #endif
     static_cast<void>(isa), static_cast<void>(rounded);
     static constexpr TrainingKernels portable_table = portable::training_kernels();

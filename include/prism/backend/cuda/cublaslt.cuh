@@ -61,7 +61,7 @@ public:
         if (!plan.algorithm) return false;
         if (p.bias) set_bias(plan, p.bias);
         const cublasStatus_t code = run(plan, *plan.algorithm, p, p.y, at);
-        if (refused(code)) plan.algorithm = Algorithm();  // from now on, too; reset() makes nvcc 13.0 crash
+        if (refused(code)) plan.algorithm = Algorithm(), fastest_.erase(near(key));  // from now on, too; reset() makes nvcc 13.0 crash
         else check(code, "cublasLtMatmul");
         return !refused(code);
     }

@@ -39,6 +39,9 @@ using Reg = typename Block::template Reg<T>;
 
 inline constexpr int warp_size = 32;
 
+/// Multiprocessors (of an H100 or H200) for which sums are cut, whatever the device has: ranks on unlike ones have to get the same bits.
+inline constexpr int processors_of_sums = 132;
+
 /// Values of several lanes put together by a butterfly: afterwards all lanes whose numbers differ in bits below `width`
 /// have the same bits. `width` is a power of two, at most 32.
 template <int width = warp_size, class Block, class T, class Join>
@@ -74,6 +77,16 @@ PRISM_DEVICE void block_join(Block& b, Reg<Block, T>& r, T* scratch, Join&& join
 template <class Block>
 PRISM_DEVICE void block_sum(Block& b, Reg<Block, float>& r, float* scratch) {
     block_join<Block, float>(b, r, scratch, [](float p, float q) { return p + q; });
+}
+
+/// Whether this block is the last of n that draw from a counter in global memory, which is zero before and after.
+template <class Block>
+PRISM_DEVICE bool is_last(Block& b, std::uint32_t* counter, std::int32_t n) {
+    if (b.take_ticket(counter) != static_cast<std::uint32_t>(n - 1)) return false;
+    b.each_alone([&](int t) {
+        if (t == 0) *counter = 0;
+    });
+    return true;
 }
 
 }  // namespace prism::cuda

@@ -288,7 +288,7 @@ private:
         };
         // what a block issues in a step: half the result costs more than half, for there is as much to copy and to take apart
         const std::int64_t large = cost(128, 128, 18), middle = cost(64, 128, 14), small = cost(64, 64, 10);
-        if (x.rows > 64 && large <= middle && large <= small) tiles_of<TileProduct<F, parts, 128, 128>, F>(driver, memory, plan, x, jobs);
+        if (x.rows > ColumnParts::most_rows && large <= middle && large <= small) tiles_of<TileProduct<F, parts, 128, 128>, F>(driver, memory, plan, x, jobs);
         else if (middle <= small) tiles_of<TileProduct<F, parts, 64, 128>, F>(driver, memory, plan, x, jobs);
         else tiles_of<TileProduct<F, parts, 64, 64>, F>(driver, memory, plan, x, jobs);
     }

@@ -127,10 +127,7 @@ struct AttendParts {
         });
         if (alone) return;
         std::uint32_t* const ticket = tickets + static_cast<std::int64_t>(b.z) * (a.n_kv_heads * n_groups) + b.y;
-        if (b.take_ticket(ticket) != static_cast<std::uint32_t>(last_part - first_part)) return;
-        b.each_alone([&](int t) {
-            if (t == 0) *ticket = 0;
-        });
+        if (!is_last(b, ticket, last_part - first_part + 1)) return;
         join(b, scores, tops, kv_head, first_row, first_part, last_part);
     }
 

@@ -13,6 +13,7 @@
 #include "prism/backend/cuda/kernels/after.hpp"
 #include "prism/backend/cuda/kernels/convert.hpp"
 #include "prism/backend/cuda/kernels/pieces.hpp"
+#include "prism/backend/cuda/kernels/words.hpp"
 #include "prism/backend/cuda/weights.hpp"
 
 namespace prism::cuda {
@@ -68,12 +69,11 @@ struct Gemv {
     PRISM_HOST_DEVICE static std::int64_t pieces(std::int64_t cols) { return (WeightRow<F>::bytes(cols) - WeightRow<F>::values_at(cols)) / 16; }
     PRISM_HOST_DEVICE static std::int32_t units(std::int64_t cols) { return static_cast<std::int32_t>(ceil_div<std::int64_t>(pieces(cols), warp_size)); }
 
-    /// Warps that share rows of a matrix with n outputs: enough that each of 132 multiprocessors has two dozen. On a device with
-    /// more or fewer, too: ranks on unlike ones have to get the same bits.
+    /// Warps that share rows of a matrix with n outputs: enough that each of processors_of_sums has two dozen.
     static std::int32_t splits_for(std::int64_t n, bool gated, std::int64_t cols) {
         const std::int64_t groups = ceil_div<std::int64_t>(n * (gated ? 2 : 1), outputs);
         std::int32_t       splits = 1;
-        while (splits < max_splits && 2 * splits <= units(cols) && groups * splits < std::int64_t{24} * 132) splits *= 2;
+        while (splits < max_splits && 2 * splits <= units(cols) && groups * splits < std::int64_t{24} * processors_of_sums) splits *= 2;
         return splits;
     }
     static std::int32_t blocks_for(std::int64_t n, bool gated, std::int32_t splits) {
@@ -126,7 +126,7 @@ struct Gemv {
                         s.next[d][r] = stream_16(row + values_at + std::int64_t{16} * p);
                         if constexpr (F::dtype == Dtype::q8) s.scale[d][r] = load_2(row + p / 2 * 2);
                         if constexpr (F::dtype == Dtype::q4) s.scale[d][r] = load_2(row + 2 * p);
-                        if constexpr (F::dtype == Dtype::q4m) s.scale[d][r] = load_4_whole(row + 4 * p);
+                        if constexpr (F::dtype == Dtype::q4m) s.scale[d][r] = load_words<1>(row + 4 * p).at[0];
                     }
                 }
             }
@@ -191,12 +191,6 @@ struct Gemv {
     }
 
 private:
-    PRISM_DEVICE static std::uint32_t load_4_whole(const std::byte* p) {
-        std::uint32_t u;
-        memcpy(&u, __builtin_assume_aligned(p, 4), sizeof u);
-        return u;
-    }
-
     /// n units of x from unit `from` on into shared memory, zeros beyond its last row and column.
     PRISM_DEVICE void stage(int t, std::int32_t from, std::int32_t n, std::int32_t first_row, float* to) const {
         const std::int32_t fours = n * (unit / 4);

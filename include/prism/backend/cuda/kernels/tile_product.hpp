@@ -13,6 +13,7 @@
 #include "prism/backend/cuda/kernels/convert.hpp"
 #include "prism/backend/cuda/kernels/gemv.hpp"
 #include "prism/backend/cuda/kernels/pieces.hpp"
+#include "prism/backend/cuda/kernels/words.hpp"
 #include "prism/backend/cuda/weights.hpp"
 
 namespace prism::cuda {
@@ -113,10 +114,10 @@ PRISM_HOST_DEVICE inline std::uint32_t two_weights(std::uint32_t word, int odd, 
     else return minus_bf16((word & 0x000f000fU) | 0x43004300U, 0x43084308U);  // q - 8
 }
 
-/// How the columns of a product of few rows are cut: by the weights' shape alone, into as many parts as give each of 132
-/// multiprocessors two tiles, of about 512 columns at least: less is not worth what a part leaves in memory.
+/// How the columns of a product of few rows are cut: by the weights' shape alone, into as many parts as give each of
+/// processors_of_sums two tiles, of about 512 columns at least: less is not worth what a part leaves in memory.
 struct ColumnParts {
-    static constexpr int most = 8, most_tiles = 2 * 132, most_rows = 64;  // parts; tiles times parts; rows of x
+    static constexpr int most = 8, most_tiles = 2 * processors_of_sums, most_rows = 64;  // parts; tiles times parts; rows of x
 
     std::int32_t steps = 0, n = 1;  // of 32 columns, in whole eights (scales come that many at a time); parts
 
@@ -146,6 +147,8 @@ template <Format F, int n_parts, int bm, int bn>
 struct TileProduct {
     static constexpr bool blocks = F::values_per_block > 1, minima = F::dtype == Dtype::q4m;
     static constexpr int  max_threads = 256, max_jobs = 8, step = 32;
+    static constexpr bool in_parts = bm <= ColumnParts::most_rows;                           // only so few rows have their columns cut
+    static_assert(!in_parts || bm == ColumnParts::most_rows);                                // what ColumnParts::floats() counts with
     static constexpr int  min_blocks = blocks && bm == 128 ? 1 : F::dtype == Dtype::q8 && n_parts == 2 && bn == 128 ? 0 : 2;
     static constexpr int  n_stages = n_parts == 2 && bm == 128 ? 3 : 4;
     static constexpr int  mi = bm / 32, nj = bn / 32;                                        // tiles of 16 x 8 of a warp
@@ -191,8 +194,8 @@ struct TileProduct {
         const bool         gated = job.up != nullptr;
         const std::int32_t m0 = b.x % down * bm, n0 = (across - job.first_block) * (gated ? bn / 2 : bn);
         const std::int32_t n_steps = ceil_div<std::int32_t>(cols, step);
-        const std::int32_t first = bm == 64 ? b.y * job.parts.steps : 0, last = bm == 64 ? smaller(n_steps, first + job.parts.steps) : n_steps;
-        if (bm == 64 && b.y >= job.parts.n) return;
+        const std::int32_t first = in_parts ? b.y * job.parts.steps : 0, last = in_parts ? smaller(n_steps, first + job.parts.steps) : n_steps;
+        if (in_parts && b.y >= job.parts.n) return;
         const std::int64_t padded = std::int64_t{n_steps} * step, row_bytes = WeightRow<F>::bytes(cols), values_at = WeightRow<F>::values_at(cols);
 
         // Rows of weights of a tile; gated ones are eight gates and their eight ups in turn, which meet in one thread. A
@@ -263,8 +266,8 @@ struct TileProduct {
             if constexpr (blocks) multiply_blocks(b, state, at, at + n_parts * x_bytes, memory + scales_at + s / period % 2 * bn * 16, s % period);
             else multiply_values(b, state, at, at + n_parts * x_bytes);
         }
-        if constexpr (bm == 64) {
-            if (job.parts.n > 1 && !join(b, state, job, job.first_part + n0 / (gated ? bn / 2 : bn) * job.parts.n)) return;
+        if constexpr (in_parts) {
+            if (job.parts.n > 1 && !join(b, state, job, job.first_part + (across - job.first_block) * job.parts.n)) return;
         }
         b.barrier();
 
@@ -316,9 +319,8 @@ private:
         b.each_alone([&](int t) {
             each_four(t, b.y, [](const float(&sum)[4], float* to) { store_floats(to, Floats<4>{{sum[0], sum[1], sum[2], sum[3]}}); });
         });
-        if (b.take_ticket(tickets + first) != static_cast<std::uint32_t>(job.parts.n - 1)) return false;
+        if (!is_last(b, tickets + first, job.parts.n)) return false;
         b.each_alone([&](int t) {
-            if (t == 0) tickets[first] = 0;
             for (std::int32_t part = 0; part < job.parts.n; ++part)
                 each_four(t, part, [&](float(&sum)[4], const float* from) {
                     const Floats<4> more = load_floats<4>(from);
@@ -408,17 +410,12 @@ private:
                             float& sum = s.sum[i][j][2 * r + e];
                             sum += scale * s.part[i][2 * r + e];
                             if constexpr (minima)
-                                sum += minimum * float_of(load_2_words(w + w_bytes + (t / warp_size / 4 * (bm / 2) + i * 16 + t % 32 / 4 + 8 * r) * 4));
+                                sum += minimum * float_of(load_words<1>(w + w_bytes + (t / warp_size / 4 * (bm / 2) + i * 16 + t % 32 / 4 + 8 * r) * 4).at[0]);
                         }
                     }
                 }
             });
         }
-    }
-    PRISM_DEVICE static std::uint32_t load_2_words(const std::byte* p) {
-        std::uint32_t u;
-        memcpy(&u, __builtin_assume_aligned(p, 4), sizeof u);
-        return u;
     }
 };
 

@@ -80,7 +80,7 @@ PRISM_DEVICE void store_floats(float* to, const Floats<n>& x) {
         store_words<words>(to + i * words, w);
     }
 }
-/// The same rounded to bf16; n is 2, 4 or 8, or 1 with an address of any.
+/// The same rounded to bf16; n is 2, 4 or 8, or 1, anywhere.
 template <int n>
 PRISM_DEVICE void store_floats(bf16_t* to, const Floats<n>& x) {
     if constexpr (n == 1) {

@@ -2,6 +2,7 @@
 
 #include "prism/image/read.hpp"
 #include "prism/io/checkpoint.hpp"
+#include "prism/io/gguf.hpp"
 #include "prism/io/safetensors.hpp"
 
 #include <iostream>
@@ -74,7 +75,7 @@ void write_tensor(const Common& common, const std::filesystem::path& path, const
 
 std::filesystem::path model_folder(const Common& common, Default which) {
     for (const auto& part : {common.vision_dir, common.llm_dir})
-        if (!part.empty() && !std::filesystem::is_directory(part)) throw prism::LoadError{part.string(), "is no folder"};
+        if (!part.empty() && !std::filesystem::is_directory(part) && !(part == common.vision_dir && prism::is_gguf(part))) throw prism::LoadError{part.string(), "is no folder"};
     if (!common.model.empty()) return common.model;
     const std::filesystem::path model = which == Default::acts ? PRISM_SOURCES "/tests/data/reference/vlm/openvla-hf" : PRISM_SOURCES "/examples/shapes/model.prism";
     if (!std::filesystem::exists(model)) throw prism::LoadError{model.string(), "is the model of the repository, and is not there; name one with --model"};

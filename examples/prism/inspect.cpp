@@ -5,6 +5,7 @@
 #include "prism/io/config.hpp"
 #include "prism/io/gguf.hpp"
 #include "prism/io/numpy.hpp"
+#include "prism/model/gguf_files.hpp"
 #include "prism/model/pretrained.hpp"
 #include "prism/text/tokenizer.hpp"
 
@@ -36,6 +37,9 @@ struct Contents {
     void add(const std::vector<TensorInfo>& infos, const std::string& prefix = {}) {
         for (const TensorInfo& t : infos) tensors.push_back({prefix + t.name, std::string(to_string(t.dtype)), t.shape, t.elements(), t.bytes()});
     }
+    void add(const Gguf& gguf, const std::string& prefix = {}) {
+        for (const auto& t : gguf.tensors()) tensors.push_back({prefix + t.info.name, std::string(ggml_layout(t.type)->name), t.info.shape, t.info.elements(), t.bytes});
+    }
 };
 
 /// A folder of files that one may name a model by.
@@ -44,6 +48,12 @@ Contents inspect_folder(const std::filesystem::path& folder) {
     if (!has("config.json")) {
         if (has("tokenizer.json") || has("tokenizer.model") || has("vocab.json"))
             return {"tokenizer", std::to_string(Tokenizer::open(folder).size()) + " tokens"};
+        if (const auto gguf = gguf_model(folder)) {
+            Contents contents{"gguf", std::string(Gguf::open(gguf->language).get("general.architecture").text()) + (gguf->vision.empty() ? "" : " + clip")};
+            for (const auto& path : {gguf->language, gguf->vision})
+                if (!path.empty()) contents.add(Gguf::open(path), path.filename().string() + "/");
+            return contents;
+        }
         Contents contents{"weights", "unknown: no config.json"};
         contents.add(Checkpoint::open(folder).tensors());
         return contents;
@@ -109,8 +119,7 @@ Contents inspect_file(const std::filesystem::path& path) {
     if (text.starts_with("GGUF")) {
         const Gguf gguf{file};
         Contents   contents{"gguf", gguf.has("general.architecture") ? std::string(gguf.get("general.architecture").text()) : "unknown"};
-        for (const auto& t : gguf.tensors())
-            contents.tensors.push_back({t.info.name, std::string(ggml_layout(t.type)->name), t.info.shape, t.info.elements(), t.bytes});
+        contents.add(gguf);
         return contents;
     }
     const bool zip = text.starts_with("PK\x03\x04"), npy = text.starts_with("\x93NUMPY"), json = !text.empty() && text[0] == '{', safetensors = text.size() > 8 && text[8] == '{';

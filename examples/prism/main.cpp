@@ -70,7 +70,7 @@ CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& 
 
 void add_model(CLI::App* c, Common& common) {
     c->add_option("--model", common.model, "Folder of a model, or one packed file; default: the small one of the shapes world");
-    c->add_option("--vision-dir", common.vision_dir, "Vision towers of a run folder, when not in its vision/");
+    c->add_option("--vision-dir", common.vision_dir, "Vision towers of a run folder, when not in its vision/; or the mmproj file beside a decoder in GGUF");
     c->add_option("--llm-dir", common.llm_dir, "Language model's files of a run folder, when not in its llm/");
 }
 

@@ -77,7 +77,7 @@ template <prism::Backend B>
 Model<B> open_model(B& be, const Common& common, Default which = Default::asks, std::size_t image_size = 0) {
     const auto          folder = model_folder(common, which);
     const auto          start = std::chrono::steady_clock::now();
-    const prism::Layout layout = prism::layout_of(folder);
+    const prism::Layout layout = prism::layout_of(folder, common.vision_dir);
     note(common, folder.string() + ": " + (prism::is_packed(folder) ? "packed " : "") + std::string(to_string(layout)));
     Model<B> model{folder, open_parts(be, folder, layout, common, image_size)};
     be.wait();

@@ -1,29 +1,14 @@
 #include "prism/io/gguf.hpp"
 
 #include "support.hpp"
+#include "support/gguf.hpp"
 
 using namespace prism;
 using namespace prism::test;
+using namespace prism::test::gguf;
 
 namespace {
 
-std::string counted(const std::string& s) { return u64(s.size()) + s; }
-std::string pair(const std::string& key, unsigned type, const std::string& value) {
-    return counted(key) + u32(type) + value;
-}
-std::string info(const std::string& name, const std::vector<std::uint64_t>& dims, unsigned type, std::uint64_t offset) {
-    std::string s = counted(name) + u32(dims.size());
-    for (const auto d : dims) s += u64(d);
-    return s + u32(type) + u64(offset);
-}
-std::string file_of(const std::vector<std::string>& pairs, const std::vector<std::string>& infos,
-                    const std::string& data, std::size_t alignment = 32, std::uint32_t version = 3) {
-    std::string s = "GGUF" + u32(version) + u64(infos.size()) + u64(pairs.size());
-    for (const auto& p : pairs) s += p;
-    for (const auto& i : infos) s += i;
-    if (!infos.empty()) s.resize((s.size() + alignment - 1) / alignment * alignment);
-    return s + data;
-}
 Gguf gguf_of(const std::string& bytes) { return Gguf{in_memory(bytes, "a.gguf")}; }
 bool refused_gguf(const std::string& bytes, std::string_view part) {
     return says(message<FormatError>([&] { gguf_of(bytes); }), part);

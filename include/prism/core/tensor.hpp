@@ -8,12 +8,16 @@
 
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace prism {
+
+/// Runs body(begin, end) over pieces of [0, n), on threads or not.
+using InPieces = std::function<void(std::size_t n, const std::function<void(std::size_t begin, std::size_t end)>& body)>;
 
 /// A tensor as its file stores it. Nothing is read until somebody looks behind `data`.
 struct TensorInfo {
@@ -26,6 +30,7 @@ struct TensorInfo {
     std::string                 file;              // for messages
     bool                        mapped = false;    // `data` lies in a mapped file, whose pages can be read again at any time
     bool                        panels = false;    // a matrix in the panels of quant/panels.hpp instead of in rows
+    std::function<TensorInfo(const InPieces&)> made{};  // where a file has the values in another form: the same tensor with its values
 
     std::size_t elements() const {
         std::size_t n = 1;
@@ -38,6 +43,7 @@ struct TensorInfo {
 
 /// The same tensor with dense rows: itself where it already has them, else gathered into memory of its own.
 inline TensorInfo contiguous(const TensorInfo& t) {
+    if (t.made) return t.made([](std::size_t n, const auto& body) { body(0, n); });
     if (t.stride.empty()) return t;
     TensorInfo dense = t;
     dense.stride.clear();

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <span>
@@ -104,22 +105,29 @@ inline void decode_q8_0(const std::byte* block, float* y) {
     for (int j = 0; j < 32; ++j) y[j] = static_cast<float>(std::to_integer<std::int8_t>(block[2 + j])) * d;
 }
 
-/// 256 values in eight groups of 32, each with a scale and a minimum of 6 bits: y = d * scale * q - dmin * minimum.
-template <bool FiveBits>
-void decode_k(const std::byte* block, float* y) {
+/// The eight groups of 32 in a block of 256 have a scale and a minimum of 6 bits each: y = step * q - shift.
+struct GroupOfK {
+    float step, shift;
+};
+inline GroupOfK group_of_k(const std::byte* block, unsigned k) {
     const float      d = half_at(block), dmin = half_at(block + 2);
     const std::byte* packed = block + 4;
+    unsigned         scale, minimum;
+    if (k < 4) {
+        scale = byte_at(packed + k) & 63U, minimum = byte_at(packed + k + 4) & 63U;
+    } else {
+        scale = low(packed + k + 4) | (byte_at(packed + k - 4) >> 6) << 4;
+        minimum = high(packed + k + 4) | (byte_at(packed + k) >> 6) << 4;
+    }
+    return {d * static_cast<float>(scale), dmin * static_cast<float>(minimum)};
+}
+
+template <bool FiveBits>
+void decode_k(const std::byte* block, float* y) {
     const std::byte* fifth = block + 16;
     const std::byte* quants = block + (FiveBits ? 48 : 16);
     for (unsigned k = 0; k < 8; ++k) {
-        unsigned scale, minimum;
-        if (k < 4) {
-            scale = byte_at(packed + k) & 63U, minimum = byte_at(packed + k + 4) & 63U;
-        } else {
-            scale = low(packed + k + 4) | (byte_at(packed + k - 4) >> 6) << 4;
-            minimum = high(packed + k + 4) | (byte_at(packed + k) >> 6) << 4;
-        }
-        const float step = d * static_cast<float>(scale), shift = dmin * static_cast<float>(minimum);
+        const auto [step, shift] = group_of_k(block, k);
         for (unsigned l = 0; l < 32; ++l) {
             const std::byte* q = quants + 32 * (k / 2) + l;  // two groups share 32 bytes: low halves, then high halves
             unsigned         value = k % 2 == 0 ? low(q) : high(q);
@@ -319,6 +327,7 @@ public:
             if (!metadata_.try_emplace(key, std::move(value)).second)
                 throw FormatError{file_->path(), at, "the key '" + key + "' is there twice"};
         }
+        head_bytes_ = static_cast<std::size_t>(in.offset());
         for (std::uint64_t i = 0; i < n_tensors; ++i) read_tensor(in);
         place_tensors(in);
     }
@@ -335,6 +344,14 @@ public:
         const auto at = metadata_.find(key);
         if (at == metadata_.end()) throw ConfigError{file(), std::string(key), "", "a value"};
         return at->second;
+    }
+
+    /// The same file without its tensors, in memory: what a tokenizer needs of it.
+    std::shared_ptr<const MappedFile> without_tensors() const {
+        const auto             all = file_->bytes().first(head_bytes_);
+        std::vector<std::byte> head(all.begin(), all.end());
+        std::memset(head.data() + 8, 0, sizeof(std::uint64_t));  // behind magic bytes and version: how many there are
+        return MappedFile::of(std::move(head), file_->path());
     }
 
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
@@ -414,10 +431,20 @@ private:
 
     std::shared_ptr<const MappedFile>             file_;
     std::uint32_t                                 version_ = 0;
+    std::size_t                                   head_bytes_ = 0;  // up to the descriptions of tensors
     std::map<std::string, GgufValue, std::less<>> metadata_;
     std::vector<GgufTensor>                       tensors_;
     std::vector<std::uint64_t>                    offsets_;  // of the tensors, before they are placed
     std::unordered_map<std::string, std::size_t>  index_;
 };
+
+/// Whether a file says that it is GGUF.
+inline bool is_gguf(const std::filesystem::path& path) {
+    std::error_code failed;
+    if (!std::filesystem::is_regular_file(path, failed)) return false;
+    std::array<char, 4> start{};
+    std::ifstream{path, std::ios::binary}.read(start.data(), start.size());
+    return std::string_view(start.data(), start.size()) == "GGUF";
+}
 
 }  // namespace prism

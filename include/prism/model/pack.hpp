@@ -69,7 +69,7 @@ Packing packing_of(const M& module, std::string_view layout, Json settings, cons
         for (const auto& [content, role] : origin.added) added.push_back({{"content", content}, {"role", special_roles.at(static_cast<std::size_t>(role))}});
         p.contents["tokenizer"] = {{"added", std::move(added)}};
         for (const auto& [name, file] : origin.files.files) {
-            constexpr std::size_t most = std::size_t{256} << 20;  // a GGUF file with a model around its vocabulary
+            constexpr std::size_t most = std::size_t{256} << 20;
             if (file->bytes().size() > most) throw LoadError{file->path(), "is too large to be packed as a tokenizer"};
             p.files.push_back(file);
             add({.name = std::string(packed_tokenizer) + name, .about = Json::object(), .bytes = file->bytes(), .checked = true});

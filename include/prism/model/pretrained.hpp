@@ -42,10 +42,10 @@ constexpr std::string_view to_string(Layout layout) {
 template <class = void>
 Layout layout_of(const PackedModel& packed);
 
-/// Which layout a folder has, from its config.json, or a packed file had, from its header. Throws LoadError, ConfigError,
-/// FormatError.
+/// Which layout a folder has, from its config.json, or a packed file had, from its header, or GGUF files have: a decoder, or
+/// LLaVA where a tower's file (mmproj) lies in the folder, or is `vision`. Throws LoadError, ConfigError, FormatError.
 template <class = void>
-Layout layout_of(const std::filesystem::path& folder);
+Layout layout_of(const std::filesystem::path& folder, const std::filesystem::path& vision = {});
 
 /// How a dataset's actions were normalised: un-normalising maps [-1, 1] to [q01, q99] where `mask` says so.
 struct ActionStatistics {
@@ -64,7 +64,7 @@ struct ActionVocabulary {
 };
 
 struct PretrainedOptions {
-    std::filesystem::path vision_dir = {}, llm_dir = {};  // of a run folder whose towers and language files lie elsewhere
+    std::filesystem::path vision_dir = {}, llm_dir = {};  // of a run folder whose towers and language files lie elsewhere; vision_dir of a GGUF, too
     FileMode              mode = FileMode::map;           // copy: cannot fault when a file shrinks while it is in use
     LoadOptions           load = {};                      // see keep_weights_as()
 };
@@ -86,8 +86,10 @@ struct Pretrained {
 };
 
 /// Opens a vision-language model: the folder of a Prismatic run (with vision/<tower>/ and llm/ in it, or named by the
-/// options; of a run with adapters at any time, merged), the Hugging Face form of Prismatic, OpenVLA or LLaVA-1.5, or a file
-/// that one of these was packed into. Weights stay in their files and formats. Throws LoadError, FormatError or ConfigError.
+/// options; of a run with adapters at any time, merged), the Hugging Face form of Prismatic, OpenVLA or LLaVA-1.5, LLaVA-1.5 in
+/// GGUF (a folder of its two files, or the decoder's with the mmproj file as `vision_dir`), or a file that one of these was packed
+/// into. Weights stay in their files and formats, but for types of GGUF that are none of ours: Q4_K becomes q4m (the same four
+/// bits), Q5 and Q6 become q8. Throws LoadError, FormatError or ConfigError.
 template <Backend B>
 Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const PretrainedOptions& options = {});
 
@@ -97,7 +99,7 @@ Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const 
 template <class = void>
 Tokenizer tokenizer_from_pretrained(const std::filesystem::path& path, const PretrainedOptions& options = {});
 
-/// A decoder alone, as Hugging Face stores it.
+/// A decoder alone, as Hugging Face stores it, or in GGUF (llama, qwen2, phi2).
 template <Backend B>
 struct PretrainedLanguageModel {
     LanguageModel<B>         llm;

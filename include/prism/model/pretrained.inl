@@ -3,6 +3,7 @@
 
 #include "prism/io/config.hpp"
 #include "prism/model/adapters.hpp"
+#include "prism/model/gguf_files.hpp"
 #include "prism/model/language_files.hpp"
 #include "prism/model/packed.hpp"
 #include "prism/model/pretrained.hpp"
@@ -24,10 +25,11 @@ Layout layout_of(const PackedModel& packed) {
 }
 
 template <class>
-Layout layout_of(const std::filesystem::path& folder) {
+Layout layout_of(const std::filesystem::path& folder, const std::filesystem::path& vision) {
     if (!std::filesystem::exists(folder)) throw LoadError{folder.string(), "does not exist"};
     if (is_packed(folder)) return layout_of(PackedModel::open(folder));
-    if (!std::filesystem::is_directory(folder)) throw LoadError{folder.string(), "is no folder and no packed file; a model is a folder with a config.json, or packed into one file"};
+    if (const auto gguf = gguf_model(folder, vision)) return gguf->vision.empty() ? Layout::language_model : Layout::llava;
+    if (!std::filesystem::is_directory(folder)) throw LoadError{folder.string(), "is no folder, no packed file and no GGUF; a model is a folder with a config.json, or one file of those"};
     if (!std::filesystem::exists(folder / "config.json")) throw LoadError{folder.string(), "holds no config.json"};
     const auto c = ConfigReader::open(folder / "config.json");
     if (c.has("architecture")) return Layout::tower;
@@ -344,6 +346,29 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
     return p;
 }
 
+/// LLaVA-1.5 in GGUF: its decoder and the file of its tower and projector.
+template <Backend B>
+Pretrained<B> open_gguf_llava(B& be, const GgufModel& files, const PretrainedOptions& options) {
+    const Gguf      language = Gguf::open(files.language, options.mode), vision = Gguf::open(files.vision, options.mode);
+    PrismaticConfig c{.model_id = "llava-1.5", .vision_backbone_id = "clip-vit-l-336px", .llm_backbone_id = "llava-1.5-7b-hf", .towers = {}, .projector = ProjectorKind::gelu_mlp, .llm = gguf_language_config(language)};
+    const VitConfig vit = gguf_tower_config(vision);
+    c.towers.push_back({"clip", vit, {.stats = gguf_statistics(vision), .strategy = Resize::crop, .size = vit.image_size, .margin = Margin::floor}});
+
+    Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = Tokenizer::open(files.language), .prompt_style = c.llm_backbone_id};
+    p.tokenizer_folder = files.language;
+    p.image_token = p.tokenizer->id("<image>");
+    if (!p.image_token) p.image_token = p.tokenizer->add_special("<image>");  // llama.cpp puts the picture between two texts instead
+    const Checkpoint all = gguf_tower_tensors(vision, vit);
+    std::vector<TensorInfo> tower, projector;
+    for (const TensorInfo& t : all.tensors()) (t.name.starts_with("vision_model.") ? tower : projector).push_back(t);
+    Loading<B> loading{be, options.load};
+    add_tower(loading, p.model.towers[0], Checkpoint{all.file(), std::move(tower)});
+    loading.add(p.model.projector, Checkpoint{all.file(), std::move(projector)}, NameMap{}.prefix("0", "linear_1").prefix("2", "linear_2"));
+    add_language_model(loading, p.model.llm, gguf_language_tensors(language, c.llm));
+    loading.finish();
+    return p;
+}
+
 inline std::optional<Tokenizer> packed_tokenizer_of(const PackedModel& packed) {
     if (!packed.tokenizer) return std::nullopt;
     return Tokenizer::from(*packed.tokenizer);
@@ -375,8 +400,12 @@ Pretrained<B> open_packed(B& be, Layout layout, const std::filesystem::path& fil
 
 template <Backend B>
 Pretrained<B> from_pretrained(B& be, const std::filesystem::path& folder, const PretrainedOptions& options) {
-    const Layout layout = layout_of(folder);
+    const Layout layout = layout_of(folder, options.vision_dir);
     if (layout != Layout::language_model && layout != Layout::tower && is_packed(folder)) return detail::open_packed(be, layout, folder, options);
+    if (const auto gguf = gguf_model(folder, options.vision_dir)) {
+        if (gguf->vision.empty()) throw LoadError{folder.string(), "is a decoder alone: its vision tower is in a file of its own (mmproj), which vision_dir names; or open it with language_model_from_pretrained"};
+        return detail::open_gguf_llava(be, *gguf, options);
+    }
     switch (layout) {
         case Layout::prismatic_run: return detail::open_prismatic_run(be, folder, options);
         case Layout::openvla: return detail::open_openvla(be, folder, options);
@@ -393,6 +422,7 @@ Tokenizer tokenizer_from_pretrained(const std::filesystem::path& path, const Pre
         if (auto tokenizer = detail::packed_tokenizer_of(PackedModel::open(path))) return *std::move(tokenizer);
         throw LoadError{path.string(), "was packed without a tokenizer"};
     }
+    if (const auto gguf = gguf_model(path); gguf && std::filesystem::is_directory(path)) return Tokenizer::open(gguf->language);
     if (!std::filesystem::is_directory(path) || !std::filesystem::exists(path / "config.json")) {
         Tokenizer tokenizer = Tokenizer::open(path);
         if (!tokenizer.pad_id()) tokenizer.add_special("<PAD>", SpecialRole::pad);
@@ -416,6 +446,13 @@ PretrainedLanguageModel<B> language_model_from_pretrained(B& be, const std::file
         const PackedModel          packed = detail::open_packed_as(Layout::language_model, folder, options);
         PretrainedLanguageModel<B> p{LanguageModel<B>{shard_config(language_model_settings(packed.settings), rank_of(be))}, detail::packed_tokenizer_of(packed)};
         load_language_model(be, p.llm, packed.weights, options.load);
+        return p;
+    }
+    if (const auto gguf = gguf_model(folder)) {
+        const Gguf                 file = Gguf::open(gguf->language, options.mode);
+        const LanguageModelConfig  config = gguf_language_config(file);
+        PretrainedLanguageModel<B> p{LanguageModel<B>{shard_config(config, rank_of(be))}, file.has("tokenizer.ggml.model") ? std::optional{Tokenizer::open(gguf->language)} : std::nullopt};
+        load_language_model(be, p.llm, gguf_language_tensors(file, config), options.load);
         return p;
     }
     LanguageModelConfig config = language_model_config(ConfigReader::open(folder / "config.json"));

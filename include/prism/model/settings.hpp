@@ -25,16 +25,21 @@ namespace prism {
 
 namespace detail {
 
+/// Of a setting that older files are without.
+struct Later {};
+inline constexpr Later later{};
+
 // A member more or less in a configuration does not compile here, so none is ever lost in a file. `least` is the smallest
 // number that a member may have.
 template <class C, class Each>
     requires std::same_as<std::remove_const_t<C>, VitConfig>
 void each_setting(C& config, Each&& each) {
     auto& [image_size, patch_size, d_model, n_layers, n_heads, d_ff, class_token, n_registers, pos_embed_prefix, norm_pre, layer_scale, attention_pool,
-           norm_eps, act] = config;
+           features_only, norm_eps, act] = config;
     each("image_size", image_size), each("patch_size", patch_size), each("d_model", d_model), each("n_layers", n_layers), each("n_heads", n_heads);
     each("d_ff", d_ff), each("class_token", class_token), each("n_registers", n_registers, 0), each("pos_embed_prefix", pos_embed_prefix);
-    each("norm_pre", norm_pre), each("layer_scale", layer_scale), each("attention_pool", attention_pool), each("norm_eps", norm_eps), each("act", act);
+    each("norm_pre", norm_pre), each("layer_scale", layer_scale), each("attention_pool", attention_pool), each("features_only", features_only, later);
+    each("norm_eps", norm_eps), each("act", act);
 }
 
 template <class C, class Each>
@@ -60,6 +65,7 @@ struct SettingWriter {
 
     void operator()(const char* name, std::size_t value, std::size_t = 1) const { json[name] = value; }
     void operator()(const char* name, bool value) const { json[name] = value; }
+    void operator()(const char* name, bool value, Later) const { json[name] = value; }
     void operator()(const char* name, float value) const { json[name] = value; }  // as f64, which has every f32
     void operator()(const char* name, Activation value) const { json[name] = to_string(value); }
 };
@@ -71,6 +77,7 @@ struct SettingReader {
         value = static_cast<std::size_t>(config.integer(name, static_cast<std::int64_t>(least), ConfigReader::max_count + 1));
     }
     void operator()(const char* name, bool& value) const { value = config.flag(name); }
+    void operator()(const char* name, bool& value, Later) const { value = config.flag(name, value); }
     void operator()(const char* name, float& value) const {
         value = static_cast<float>(config.real(name));
         if (!(value > 0) || std::isinf(value)) config.refuse(name, "a number over 0 that fits a float");

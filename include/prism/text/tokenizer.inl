@@ -155,6 +155,7 @@ Tokenizer::Tokenizer(detail::TokenizerState state, TokenizerOrigin origin)
 template <class>
 Tokenizer Tokenizer::from_file(std::shared_ptr<const MappedFile> file) {
     TokenizerOrigin origin{.files = {.where = file->path()}};
+    if (detail::text_of(*file).starts_with("GGUF")) file = Gguf{file}.without_tensors();  // a model may lie around the vocabulary
     origin.files.files.emplace(TokenizerFiles::alone, std::move(file));
     return from(std::move(origin));
 }

@@ -90,7 +90,7 @@ void backward(B& be, Workspace<B>& ws, const Vit<B>& m, Keep<B> kept, PixelView<
     ops::clear<B>(be, d);
     for (std::size_t i = 0; i < n; ++i)
         ops::copy<B>(be, dout.rows(i * n_patches, n_patches), d.rows(i * n_tokens + m.config.n_prefix(), n_patches));
-    stream_backward(be, ws, m, kept, pixels, m.blocks.size() - 1, d, grads);
+    stream_backward(be, ws, m, kept, pixels, m.config.n_layers - 1, d, grads);
 }
 
 /// Of Vit::tokens: dout [n n_tokens, d_model].

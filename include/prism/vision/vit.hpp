@@ -26,6 +26,7 @@ struct VitConfig {
     bool        norm_pre = false;          // a norm before the blocks, and no bias in the patch embedding (CLIP)
     bool        layer_scale = false;
     bool        attention_pool = false;    // SigLIP's pooling head
+    bool        features_only = false;     // without what comes behind the features: the last block, the last norm, the pooling head
     float       norm_eps = 1e-6f;
     Activation  act = Activation::gelu_erf;
 
@@ -158,14 +159,15 @@ struct Vit {
                field("norm", &Vit::norm), field("attn_pool", &Vit::attn_pool));
 
     explicit Vit(const VitConfig& c)
-        : config(c), pos_embed({1, c.n_positions(), c.d_model}), patch_embed(c.patch_size, c.d_model, !c.norm_pre),
-          norm(c.d_model, c.norm_eps) {
+        : config(c), pos_embed({1, c.n_positions(), c.d_model}), patch_embed(c.patch_size, c.d_model, !c.norm_pre) {
         if (c.class_token) cls_token = Param<B>({1, 1, c.d_model});
         if (c.n_registers) reg_token = Param<B>({1, c.n_registers, c.d_model});
         if (c.norm_pre) norm_pre = LayerNorm<B>(c.d_model, c.norm_eps);
-        if (c.attention_pool) attn_pool = AttentionPool<B>(c);
-        blocks.reserve(c.n_layers);
-        for (std::size_t i = 0; i < c.n_layers; ++i) blocks.emplace_back(c);
+        if (!c.features_only) norm = LayerNorm<B>(c.d_model, c.norm_eps);
+        if (!c.features_only && c.attention_pool) attn_pool = AttentionPool<B>(c);
+        const std::size_t n_blocks = c.n_layers - (c.features_only ? 1 : 0);
+        blocks.reserve(n_blocks);
+        for (std::size_t i = 0; i < n_blocks; ++i) blocks.emplace_back(c);
     }
 
     std::size_t n_patches() const { return config.n_patches(); }
@@ -198,15 +200,16 @@ struct Vit {
         auto              scope = keep.scope(ws);
         const std::size_t n = pixels.extent(0), n_tokens = config.n_tokens();
         expect("Vit", "out", {n * n_patches(), config.d_model}, out);
-        const Mat<B> x = stream(be, ws, pixels, blocks.size() - 1, keep);
+        const Mat<B> x = stream(be, ws, pixels, config.n_layers - 1, keep);
         for (std::size_t i = 0; i < n; ++i)
             ops::copy<B>(be, x.rows(i * n_tokens + config.n_prefix(), n_patches()), out.rows(i * n_patches(), n_patches()));
     }
 
     /// out [n n_tokens, d_model] = all tokens of pixels [n, 3, S, S] behind all blocks and the last norm: timm's
-    /// forward_features. Throws ShapeError.
+    /// forward_features. Throws ShapeError, and ConfigError where the tower has nothing behind its features.
     template <Keeper K = Forget>
     void tokens(B& be, Workspace<B>& ws, PixelView<B> pixels, Mat<B> out, K keep = {}) const {
+        if (config.features_only) throw ConfigError{"features_only", "true", "false: the last block and the last norm are not there"};
         auto scope = keep.scope(ws);
         expect("Vit", "out", {pixels.extent(0) * config.n_tokens(), config.d_model}, out);
         const Mat<B> x = stream(be, ws, pixels, blocks.size(), keep);

@@ -71,7 +71,7 @@ template PrincipalComponents                     principal_components<>(View<con
 template Image                                   feature_colours<>(View<const float, host, dyn, dyn>, std::size_t);
 template Image                                   lay_over<>(const Image&, const Image&, double);
 template Layout                                  layout_of<>(const PackedModel&);
-template Layout                                  layout_of<>(const Path&);
+template Layout                                  layout_of<>(const Path&, const Path&);
 template std::map<std::string, ActionStatistics> read_action_statistics<>(const ConfigReader&);
 template Tokenizer                               tokenizer_from_pretrained<>(const Path&, const PretrainedOptions&);
 

@@ -18,7 +18,7 @@ const std::string six = le(0.f) + le(1.f) + le(2.f) + le(3.f) + le(4.f) + le(5.f
 const std::string q8 = u16(0x3400) + std::string(32, '\x02');  // 32 times 0.25 * 2
 
 std::string example() {
-    return file_of({pair("general.architecture", 8, counted("llama")), pair("llama.block_count", 4, u32(7)),
+    return whole_file({pair("general.architecture", 8, counted("llama")), pair("llama.block_count", 4, u32(7)),
                     pair("eps", 6, le(1e-5f)), pair("on", 7, "\x01"),
                     pair("tokens", 9, u32(8) + u64(3) + counted("a") + counted("") + counted("bc")),
                     pair("scores", 9, u32(6) + u64(2) + le(0.5f) + le(-1.f)),
@@ -58,9 +58,9 @@ TEST_CASE("io/gguf: metadata and tensors are read") {
     CHECK(q->info.dtype == Dtype::other);
     CHECK(to_floats(*q) == std::vector<float>(32, 0.5f));
     CHECK(file.find("none") == nullptr);
-    CHECK(gguf_of(file_of({pair("k", 0, "x")}, {}, "")).tensors().empty());
-    CHECK(gguf_of(file_of({}, {info("w", {3, 2}, 0, 0)}, six, 32, 2)).tensors().size() == 1);
-    CHECK(gguf_of(file_of({pair("general.alignment", 4, u32(8))}, {info("w", {3, 2}, 0, 0)}, six, 8)).tensors().size() ==
+    CHECK(gguf_of(whole_file({pair("k", 0, "x")}, {}, "")).tensors().empty());
+    CHECK(gguf_of(whole_file({}, {info("w", {3, 2}, 0, 0)}, six, 32, 2)).tensors().size() == 1);
+    CHECK(gguf_of(whole_file({pair("general.alignment", 4, u32(8))}, {info("w", {3, 2}, 0, 0)}, six, 8)).tensors().size() ==
           1);
 }
 
@@ -113,7 +113,7 @@ TEST_CASE("io/gguf: a wrong file is refused") {
     CHECK(refused_gguf("GGUF" + u32(3) + u64(~0ULL) + u64(0), "tensors do not fit"));
     CHECK(refused_gguf("GGUF" + u32(3) + u64(0) + u64(1ULL << 60), "pairs do not fit"));
     const auto bad_pair = [](const std::string& p, std::string_view part) {
-        return refused_gguf(file_of({p}, {}, std::string(64, '\0')), part);
+        return refused_gguf(whole_file({p}, {}, std::string(64, '\0')), part);
     };
     CHECK(bad_pair(u64(~0ULL) + "k" + u32(0), "a key needs"));
     CHECK(bad_pair(pair("k", 13, ""), "value type 13"));
@@ -123,10 +123,10 @@ TEST_CASE("io/gguf: a wrong file is refused") {
     CHECK(bad_pair(pair("k", 9, u32(10) + u64(1ULL << 61)), "too many"));
     CHECK(bad_pair(pair("k", 9, u32(4) + u64(1000)), "a value needs 4000 bytes"));
     CHECK(bad_pair(pair("k", 7, "\x02"), "truth value"));
-    CHECK(refused_gguf(file_of({pair("k", 0, "x"), pair("k", 0, "x")}, {}, ""), "the key 'k' is there twice"));
+    CHECK(refused_gguf(whole_file({pair("k", 0, "x"), pair("k", 0, "x")}, {}, ""), "the key 'k' is there twice"));
 
     const auto bad_info = [](const std::string& i, std::string_view part, const std::string& data = six) {
-        return refused_gguf(file_of({}, {i}, data), part);
+        return refused_gguf(whole_file({}, {i}, data), part);
     };
     CHECK(bad_info(info("w", {}, 0, 0), "0 dimensions"));
     CHECK(bad_info(info("w", {1, 1, 1, 1, 1}, 0, 0), "5 dimensions"));
@@ -139,10 +139,10 @@ TEST_CASE("io/gguf: a wrong file is refused") {
     CHECK(bad_info(info("w", {6}, 0, 32), "takes 24 bytes at 32"));
     CHECK(bad_info(info("w", {7}, 0, 0), "takes 28 bytes at 0"));
     CHECK(bad_info(info("w", {6}, 0, 1ULL << 63), "takes 24 bytes"));
-    CHECK(refused_gguf(file_of({}, {info("w", {6}, 0, 0), info("w", {6}, 0, 0)}, six), "tensor 'w' is there twice"));
-    CHECK(refused_gguf(file_of({pair("general.alignment", 4, u32(24))}, {info("w", {6}, 0, 0)}, six), "no power of two"));
-    CHECK(refused_gguf(file_of({pair("general.alignment", 4, u32(0))}, {info("w", {6}, 0, 0)}, six), "no power of two"));
-    CHECK(refused_gguf(file_of({pair("general.alignment", 8, counted("x"))}, {info("w", {6}, 0, 0)}, six), "no u32"));
+    CHECK(refused_gguf(whole_file({}, {info("w", {6}, 0, 0), info("w", {6}, 0, 0)}, six), "tensor 'w' is there twice"));
+    CHECK(refused_gguf(whole_file({pair("general.alignment", 4, u32(24))}, {info("w", {6}, 0, 0)}, six), "no power of two"));
+    CHECK(refused_gguf(whole_file({pair("general.alignment", 4, u32(0))}, {info("w", {6}, 0, 0)}, six), "no power of two"));
+    CHECK(refused_gguf(whole_file({pair("general.alignment", 8, counted("x"))}, {info("w", {6}, 0, 0)}, six), "no u32"));
 }
 
 TEST_CASE("io/gguf: every damaged form is refused or read") {

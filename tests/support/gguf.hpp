@@ -19,7 +19,7 @@ inline std::string info(const std::string& name, const std::vector<std::uint64_t
     for (const auto d : dims) s += u64(d);
     return s + u32(type) + u64(offset);
 }
-inline std::string file_of(const std::vector<std::string>& pairs, const std::vector<std::string>& infos,
+inline std::string whole_file(const std::vector<std::string>& pairs, const std::vector<std::string>& infos,
                     const std::string& data, std::size_t alignment = 32, std::uint32_t version = 3) {
     std::string s = "GGUF" + u32(version) + u64(infos.size()) + u64(pairs.size());
     for (const auto& p : pairs) s += p;
@@ -42,7 +42,7 @@ struct Writer {
         data += bytes;
         data.resize((data.size() + 31) / 32 * 32);
     }
-    std::string file() const { return file_of(pairs, infos, data); }
+    std::string file() const { return whole_file(pairs, infos, data); }
 };
 
 }  // namespace prism::test::gguf

@@ -20,7 +20,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <span>
@@ -442,8 +441,10 @@ private:
 inline bool is_gguf(const std::filesystem::path& path) {
     std::error_code failed;
     if (!std::filesystem::is_regular_file(path, failed)) return false;
-    std::array<char, 4> start{};
-    std::ifstream{path, std::ios::binary}.read(start.data(), start.size());
+    const detail::InputFile file{path};
+    std::array<char, 4>     start{};
+    if (file.bytes() < start.size()) return false;
+    file.read(std::as_writable_bytes(std::span{start}));
     return std::string_view(start.data(), start.size()) == "GGUF";
 }
 

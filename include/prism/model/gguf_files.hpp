@@ -5,6 +5,7 @@
 // tools/mtmd/legacy-models/convert_image_encoder_to_gguf.py.
 #pragma once
 
+#include "prism/image/transform.hpp"
 #include "prism/io/gguf.hpp"
 #include "prism/model/language_files.hpp"
 #include "prism/model/tower_files.hpp"

@@ -8,6 +8,7 @@
 #include "prism/backend/cuda/attention.hpp"
 #include "prism/backend/cuda/conversion.hpp"
 #include "prism/backend/cuda/driver.hpp"
+#include "prism/backend/cuda/kernels/norm.hpp"
 #include "prism/backend/cuda/kernels/rows.hpp"
 #include "prism/backend/cuda/kernels/sample.hpp"
 #include "prism/backend/cuda/products.hpp"

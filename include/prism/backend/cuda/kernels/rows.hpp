@@ -1,4 +1,4 @@
-// Kernels over the rows of matrices: norms, everything element by element, positions. All numbers are f32.
+// Kernels over the rows of matrices: everything element by element, positions. All numbers are f32.
 #pragma once
 
 #include "prism/backend/cuda/block.hpp"
@@ -109,102 +109,6 @@ struct Finish {
         } else {
             for (int i = 0; i < n; ++i) to[i] = finished(from[i], from_up[i], i, after.add ? to[i] : 0);
         }
-    }
-};
-
-// ---- norms ----------------------------------------------------------------------------------------------------------
-
-/// y = (x - mean) / sqrt(var + eps) weight + bias, or with `rms` y = x / sqrt(mean(x^2) + eps) weight, one block a row. The
-/// variance is taken of x - mean, in a second pass. y may be x.
-/// A thread has every n_threads-th four of neighbours, however they lie, so that the order of sums depends on the width alone.
-/// The first two fours, and what they meet later, it asks for at once and keeps: few rows wait for memory, not for bandwidth.
-struct Norm {
-    static constexpr int         max_threads = 1024, n_held = 2;
-    static constexpr std::size_t shared_bytes = warp_size * sizeof(float);
-    Rows<const float>            x;
-    const float *                weight, *bias;
-    float                        eps;
-    bool                         rms;
-    Rows<float>                  y;
-
-    /// As many as hold a row of so many columns, in whole warps.
-    static int threads_for(std::int32_t cols) { return smaller(max_threads, ceil_div(cols, 4 * n_held * warp_size) * warp_size); }
-
-    template <class Block>
-    PRISM_DEVICE void operator()(Block& b) const {
-        struct Held {
-            Floats<4> x[n_held], weight[n_held], bias[n_held];
-        };
-        const float* const from = x.row(b.x);
-        float* const       to = y.row(b.x);
-        float* const       scratch = b.template shared<float>(0);
-        const auto         n = static_cast<float>(x.cols);
-        Reg<Block, Held>   held(b);
-        Reg<Block, float>  sum(b), mean(b);
-        // f(their first column, values of x, of weight, of bias) for the fours of thread t: those it holds, and the rest of rows that are wider
-        const auto fours = [&](int t, auto&& f) {
-            PRISM_UNROLL
-            for (int i = 0; i < n_held; ++i) f(4 * (t + i * b.n_threads()), held[t].x[i], held[t].weight[i], held[t].bias[i]);
-            for (std::int32_t j = 4 * (t + n_held * b.n_threads()); j < x.cols; j += 4 * b.n_threads()) f(j, four(from, j), four(weight, j), four(bias, j));
-        };
-        b.each_alone([&](int t) {
-            PRISM_UNROLL
-            for (int i = 0; i < n_held; ++i) {
-                const std::int32_t j = 4 * (t + i * b.n_threads());
-                held[t].x[i] = four(from, j), held[t].weight[i] = four(weight, j), held[t].bias[i] = four(bias, j);
-            }
-            mean[t] = 0;
-        });
-        if (!rms) {
-            b.each_alone([&](int t) {
-                float s = 0;
-                fours(t, [&](std::int32_t, const Floats<4>& v, const Floats<4>&, const Floats<4>&) {
-                    PRISM_UNROLL
-                    for (int i = 0; i < 4; ++i) s += v.at[i];
-                });
-                mean[t] = s;
-            });
-            block_sum(b, mean, scratch);
-            b.each_alone([&](int t) { mean[t] /= n; });
-        }
-        b.each_alone([&](int t) {
-            const float m = mean[t];
-            float       s = 0;
-            fours(t, [&](std::int32_t j, const Floats<4>& v, const Floats<4>&, const Floats<4>&) {
-                PRISM_UNROLL
-                for (int i = 0; i < 4; ++i)
-                    if (j + i < x.cols) s = ::fmaf(v.at[i] - m, v.at[i] - m, s);
-            });
-            sum[t] = s;
-        });
-        block_sum(b, sum, scratch);
-        b.each_alone([&](int t) {
-            const float m = mean[t], scale = 1.0f / ::sqrtf(sum[t] / n + eps);
-            fours(t, [&](std::int32_t j, const Floats<4>& v, const Floats<4>& w, const Floats<4>& shift) {
-                Floats<4> z;
-                PRISM_UNROLL
-                for (int i = 0; i < 4; ++i) {
-                    z.at[i] = (v.at[i] - m) * scale * w.at[i];
-                    if (bias) z.at[i] += shift.at[i];
-                }
-                if (j + 4 <= x.cols && aligned_to_16(to)) return store_floats(to + j, z);
-                PRISM_UNROLL
-                for (int i = 0; i < 4; ++i)
-                    if (j + i < x.cols) to[j + i] = z.at[i];
-            });
-        });
-    }
-
-private:
-    /// Numbers j ... j + 3 of a row; zeros behind its end, and where there is none.
-    PRISM_DEVICE Floats<4> four(const float* row, std::int32_t j) const {
-        if (row && j + 4 <= x.cols && aligned_to_16(row)) return load_floats<4>(row + j);
-        Floats<4> v{};
-        if (!row) return v;
-        PRISM_UNROLL
-        for (int i = 0; i < 4; ++i)
-            if (j + i < x.cols) v.at[i] = row[j + i];
-        return v;
     }
 };
 

@@ -48,13 +48,11 @@ struct LlamaBlock {
         Mat<B> h = ws.like(x);
 
         keep.copy(be, ws, "x1", x);
-        input_layernorm.forward(be, x, h);
-        self_attn.forward_add(be, ws, layer, rope, batch, h, x, keep.at("self_attn"));
+        self_attn.forward_add(be, ws, layer, rope, batch, input_layernorm.of(x, h), x, keep.at("self_attn"));
 
         keep.copy(be, ws, "x2", x);
         h = keep.another(ws, h);
-        post_attention_layernorm.forward(be, x, h);
-        mlp.forward_add(be, ws, h, x, keep.at("mlp"));
+        mlp.forward_add(be, ws, post_attention_layernorm.of(x, h), x, keep.at("mlp"));
     }
 };
 

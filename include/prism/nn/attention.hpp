@@ -107,7 +107,8 @@ struct CachedAttentionConfig {
 };
 
 /// Causal attention with grouped heads, rotary positions and a cache. x [n, d_model], rows of the batch's segments one
-/// after another; out += what it gives; out must not be x. `Out` is what files call the last projection.
+/// after another; out += what it gives; out must not be x, but may be what x is normed from. `Out` is what files call the last
+/// projection.
 /// Source: transformers, models/llama/modeling_llama.py, class LlamaAttention.
 template <Backend B, Name Out = "o_proj">
 struct CachedAttention {
@@ -124,14 +125,14 @@ struct CachedAttention {
 
     template <Keeper K = Forget>
     void forward_add(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
-                     In<B> x, Mat<B> out, K keep = {}) const {
+                     const ops::NormedRows<B>& x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
         o_proj.forward_add(be, ws, mixed(be, ws, layer, rope, batch, x, keep), {}, out, keep);
     }
     /// The same, but out = what it gives.
     template <Keeper K = Forget>
     void forward(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch,
-                 In<B> x, Mat<B> out, K keep = {}) const {
+                 const ops::NormedRows<B>& x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
         o_proj.forward(be, ws, mixed(be, ws, layer, rope, batch, x, keep), out, keep);
     }
@@ -144,10 +145,13 @@ struct CachedAttention {
 
 private:
     template <Keeper K>
-    Mat<B> mixed(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch, In<B> x, K keep) const {
-        Mat<B> q = ws.mat(x.rows(), q_proj.d_out()), y = ws.like(q);
-        Mat<B> k = ws.mat(x.rows(), k_proj.d_out()), v = ws.like(k);
-        ops::linear_each<B>(be, x, std::array<ProductPart<typename B::space>, 3>{{{q_proj.weight.any(), q_proj.bias.view(), q},
+    Mat<B> mixed(B& be, Workspace<B>& ws, std::size_t layer, const RopeTable<B>& rope, std::span<const Segment<B>> batch, const ops::NormedRows<B>& rows,
+                 K keep) const {
+        const auto  read = rows_for(be, keep, rows);
+        const In<B> x = read.x();
+        Mat<B>      q = ws.mat(x.rows(), q_proj.d_out()), y = ws.like(q);
+        Mat<B>      k = ws.mat(x.rows(), k_proj.d_out()), v = ws.like(k);
+        ops::linear_each<B>(be, read, std::array<ProductPart<typename B::space>, 3>{{{q_proj.weight.any(), q_proj.bias.view(), q},
                                                                                   {k_proj.weight.any(), k_proj.bias.view(), k},
                                                                                   {v_proj.weight.any(), v_proj.bias.view(), v}}});
         keep.product(be, ws, &q_proj.weight, x, q), keep.product(be, ws, &k_proj.weight, x, k), keep.product(be, ws, &v_proj.weight, x, v);

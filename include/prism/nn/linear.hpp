@@ -56,6 +56,13 @@ struct Linear {
     }
 };
 
+/// Rows as products are to read them: normed beforehand where a keeper wants to see what they read.
+template <Backend B, Keeper K>
+ops::NormedRows<B> rows_for(B& be, const K& keep, const ops::NormedRows<B>& x) {
+    if (K::keeps || keep.adds()) return x.in_room(be);
+    return x;
+}
+
 /// Rows of a table by their index. weight [n_rows, d]; with `in_products` it is the matrix of a product as well.
 template <Backend B, class Formats = all_formats>
 struct Embedding {

@@ -66,26 +66,28 @@ struct GatedMlp {
 
     /// out = mlp(x); out may be x.
     template <Keeper K = Forget>
-    void forward(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
+    void forward(B& be, Workspace<B>& ws, const ops::NormedRows<B>& x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
         down_proj.forward(be, ws, gated(be, ws, x, keep), out, keep);
     }
-    /// out += mlp(x)
+    /// out += mlp(x); out may be what x is normed from.
     template <Keeper K = Forget>
-    void forward_add(B& be, Workspace<B>& ws, In<B> x, Mat<B> out, K keep = {}) const {
+    void forward_add(B& be, Workspace<B>& ws, const ops::NormedRows<B>& x, Mat<B> out, K keep = {}) const {
         auto scope = keep.scope(ws);
         down_proj.forward_add(be, ws, gated(be, ws, x, keep), {}, out, keep);
     }
 
 private:
     template <Keeper K>
-    Mat<B> gated(B& be, Workspace<B>& ws, In<B> x, K keep) const {
-        Mat<B> h = ws.mat(x.rows(), gate_proj.d_out());
+    Mat<B> gated(B& be, Workspace<B>& ws, const ops::NormedRows<B>& rows, K keep) const {
+        Mat<B> h = ws.mat(rows.n_rows(), gate_proj.d_out());
         if (!K::keeps && !keep.adds() && gate_proj.weight.dtype() == up_proj.weight.dtype()) {
-            ops::gated_linear<B>(be, x, gate_proj.weight.any(), up_proj.weight.any(), h);
+            ops::gated_linear<B>(be, rows, gate_proj.weight.any(), up_proj.weight.any(), h);
         } else {
-            Mat<B> up = ws.like(h), gate = keep.another(ws, h);
-            ops::linear_each<B>(be, x, std::array<ProductPart<typename B::space>, 2>{{{gate_proj.weight.any(), {}, gate}, {up_proj.weight.any(), {}, up}}});
+            Mat<B>      up = ws.like(h), gate = keep.another(ws, h);
+            const auto  read = rows_for(be, keep, rows);
+            const In<B> x = read.x();
+            ops::linear_each<B>(be, read, std::array<ProductPart<typename B::space>, 2>{{{gate_proj.weight.any(), {}, gate}, {up_proj.weight.any(), {}, up}}});
             keep.product(be, ws, &gate_proj.weight, x, gate), keep.product(be, ws, &up_proj.weight, x, up);
             ops::silu_mul<B>(be, gate, up, h);
             keep("x", x), keep("gate", gate), keep("up", up), keep("y", h);

@@ -33,6 +33,8 @@ struct RmsNorm {
     RmsNorm(std::size_t d, float epsilon) : weight({d}), eps(epsilon) {}
 
     void forward(B& be, In<B> x, Mat<B> y) const { ops::rms_norm<B>(be, x, weight.view(), eps, y); }
+    /// The same for a branch of a block, whose products may norm their rows as they read them: x, and room for when they do not.
+    ops::NormedRows<B> of(In<B> x, Mat<B> room) const { return {x, weight.view(), eps, room}; }
 };
 
 /// One factor per column of a residual branch; absent in most towers.

@@ -1,8 +1,9 @@
 // Products with weights, and the rows of a weight as embeddings.
 #pragma once
 
-#include "prism/backend/concept.hpp"
+#include "prism/ops/rows.hpp"
 
+#include <concepts>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -34,24 +35,28 @@ void linear_add(B& be, In<B> x, const Packed<F, typename B::space>& w, Vec<B, co
 
 /// Several products with the same rows: y = x w^T + bias for each part. Throws ShapeError.
 template <Backend B>
-void linear_each(B& be, In<B> x, std::span<const ProductPart<typename B::space>> parts) {
+void linear_each(B& be, const NormedRows<B>& x, std::span<const ProductPart<typename B::space>> parts) {
     for (const auto& part : parts) {
-        expect("linear_each", "x", {any, part.w.cols}, x);
-        expect("linear_each", "y", {x.rows(), part.w.rows}, part.y);
+        expect("linear_each", "x", {any, part.w.cols}, x.x());
+        expect("linear_each", "y", {x.n_rows(), part.w.rows}, part.y);
         if (!part.bias.empty()) expect("linear_each", "bias", {part.w.rows}, part.bias);
     }
-    be.gemm_each(x, parts);
+    if constexpr (requires { { be.rms_gemm_each(x.x(), x.weight(), x.eps(), parts) } -> std::same_as<bool>; })
+        if (!x.normed() && be.rms_gemm_each(x.x(), x.weight(), x.eps(), parts)) return;
+    be.gemm_each(x.in_room(be), parts);
 }
 
 /// y [n, d_ff] = silu(x gate^T) (x up^T), element by element; gate and up are [d_ff, d_in] in one format. Throws ShapeError.
 template <Backend B>
-void gated_linear(B& be, In<B> x, const AnyPacked<typename B::space>& gate, const AnyPacked<typename B::space>& up, Mat<B> y) {
-    expect("gated_linear", "x", {any, gate.cols}, x);
-    expect("gated_linear", "y", {x.rows(), gate.rows}, y);
+void gated_linear(B& be, const NormedRows<B>& x, const AnyPacked<typename B::space>& gate, const AnyPacked<typename B::space>& up, Mat<B> y) {
+    expect("gated_linear", "x", {any, gate.cols}, x.x());
+    expect("gated_linear", "y", {x.n_rows(), gate.rows}, y);
     if (up.rows != gate.rows || up.cols != gate.cols || up.dtype != gate.dtype || (up.panels == nullptr) != (gate.panels == nullptr))
         throw ShapeError{"gated_linear", "up", to_string(std::vector{gate.rows, gate.cols}) + " in " + std::string(to_string(gate.dtype)),
                          to_string(std::vector{up.rows, up.cols}) + " in " + std::string(to_string(up.dtype))};
-    be.gemm_gated(x, gate, up, y);
+    if constexpr (requires { { be.rms_gemm_gated(x.x(), x.weight(), x.eps(), gate, up, y) } -> std::same_as<bool>; })
+        if (!x.normed() && be.rms_gemm_gated(x.x(), x.weight(), x.eps(), gate, up, y)) return;
+    be.gemm_gated(x.in_room(be), gate, up, y);
 }
 
 /// y [n, d] = the rows `ids` of w [vocab, d], as f32. Throws ShapeError when an id is no row.

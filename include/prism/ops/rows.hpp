@@ -22,6 +22,39 @@ void rms_norm(B& be, In<B> x, Vec<B, const float> weight, float eps, Mat<B> y) {
     be.rms_norm(x, weight, eps, y);
 }
 
+/// Rows on their way through a norm: x as it is, or with a weight what rms_norm makes of x [n, d]. Some backends' products norm
+/// their rows as they read them; for all other readers there is room, a matrix like x.
+template <Backend B>
+class NormedRows {
+public:
+    NormedRows(In<B> x) : x_(x) {}
+    NormedRows(Mat<B> x) : x_(x) {}
+    /// room must not be x, which stays. Throws ShapeError.
+    NormedRows(In<B> x, Vec<B, const float> weight, float eps, Mat<B> room) : x_(x), weight_(weight), eps_(eps), room_(room), normed_(false) {
+        expect("rms_norm", "weight", {x.cols()}, weight);
+        expect("rms_norm", "y", x.shape(), room);
+    }
+
+    bool                normed() const { return normed_; }
+    In<B>               x() const { return x_; }
+    Vec<B, const float> weight() const { return weight_; }
+    float               eps() const { return eps_; }
+    std::size_t         n_rows() const { return x_.rows(); }
+    /// The rows normed, by a step of its own where that has not been done.
+    In<B> in_room(B& be) const {
+        if (normed_) return x_;
+        rms_norm<B>(be, x_, weight_, eps_, room_);
+        return room_;
+    }
+
+private:
+    In<B>               x_;
+    Vec<B, const float> weight_{};
+    float               eps_ = 0;
+    Mat<B>              room_{};
+    bool                normed_ = true;
+};
+
 /// x = act(x), element by element.
 template <Backend B>
 void activate(B& be, Activation act, Mat<B> x) {

@@ -104,16 +104,24 @@ public:
         multiply(x, std::span(&job, 1));
     }
     void gemm_each(Matrix<const float> x, std::span<const ProductPart<device>> parts) {
-        std::array<cuda::ProductJob, 8> jobs;
-        for (std::size_t i = 0; i < parts.size();) {
-            std::size_t n = 0;
-            for (; i < parts.size() && n < jobs.size(); ++i) jobs[n++] = {parts[i].w, {}, {.bias = parts[i].bias}, rows(parts[i].y)};
-            multiply(x, std::span<const cuda::ProductJob>(jobs).first(n));
-        }
+        in_eights(parts, [&](std::span<const cuda::ProductJob> jobs) { multiply(x, jobs); });
     }
     void gemm_gated(Matrix<const float> x, const AnyPacked<device>& gate, const AnyPacked<device>& up, Matrix<float> y) {
         const cuda::ProductJob job{gate, up, {}, rows(y)};
         multiply(x, std::span(&job, 1));
+    }
+    /// The same products of rms_norm(x); false where the norm needs a step of its own, and nothing is done.
+    bool rms_gemm_each(Matrix<const float> x, Vector<const float> weight, float eps, std::span<const ProductPart<device>> parts) {
+        bool takes = true;
+        in_eights(parts, [&](std::span<const cuda::ProductJob> jobs) { takes = takes && takes_norm(x, jobs); });
+        if (takes) in_eights(parts, [&](std::span<const cuda::ProductJob> jobs) { multiply(x, jobs, {weight.data(), eps}); });
+        return takes;
+    }
+    bool rms_gemm_gated(Matrix<const float> x, Vector<const float> weight, float eps, const AnyPacked<device>& gate, const AnyPacked<device>& up, Matrix<float> y) {
+        const cuda::ProductJob job{gate, up, {}, rows(y)};
+        if (!takes_norm(x, std::span(&job, 1))) return false;
+        multiply(x, std::span(&job, 1), {weight.data(), eps});
+        return true;
     }
 
     template <Format F>
@@ -242,18 +250,31 @@ private:
         if (kernel.x.rows == 0) return;
         driver_.launch({kernel.x.rows, 1, 1}, cuda::Norm::threads_for(kernel.x.cols), cuda::Norm::shared_bytes, kernel);
     }
-    void multiply(Matrix<const float> x, std::span<const cuda::ProductJob> jobs) {
+    /// work(jobs) for as many parts at a time as a launch takes.
+    template <class Work>
+    static void in_eights(std::span<const ProductPart<device>> parts, Work&& work) {
+        std::array<cuda::ProductJob, 8> jobs;
+        for (std::size_t i = 0; i < parts.size();) {
+            std::size_t n = 0;
+            for (; i < parts.size() && n < jobs.size(); ++i) jobs[n++] = {parts[i].w, {}, {.bias = parts[i].bias}, rows(parts[i].y)};
+            work(std::span<const cuda::ProductJob>(jobs).first(n));
+        }
+    }
+    static bool takes_norm(Matrix<const float> x, std::span<const cuda::ProductJob> jobs) {
+        return std::ranges::none_of(jobs, partial) && cuda::Products<D>::takes_norm(rows(x), jobs);
+    }
+    void multiply(Matrix<const float> x, std::span<const cuda::ProductJob> jobs, const cuda::RowNorm& norm = {}) {
         if (x.rows() == 0) return;
         for (const auto& job : jobs)
             flops_.fetch_add(2 * std::uint64_t{job.up.rows ? 2U : 1U} * x.rows() * job.w.rows * x.cols(), std::memory_order_relaxed);
-        if (std::ranges::none_of(jobs, partial)) return product(rows(x), jobs);
+        if (std::ranges::none_of(jobs, partial)) return product(rows(x), jobs, norm);
         for (const auto& job : jobs) {
             if (partial(job)) add_up(rows(x), job);
             else product(rows(x), std::span(&job, 1));
         }
     }
-    void product(cuda::Rows<const float> x, std::span<const cuda::ProductJob> jobs) {
-        products_.run(driver_, [this](std::size_t bytes) { return scratch(bytes); }, x, jobs, compute_ == Compute::fast);
+    void product(cuda::Rows<const float> x, std::span<const cuda::ProductJob> jobs, const cuda::RowNorm& norm = {}) {
+        products_.run(driver_, [this](std::size_t bytes) { return scratch(bytes); }, x, jobs, compute_ == Compute::fast, norm);
     }
     static bool partial(const cuda::ProductJob& job) { return job.w.partial || job.up.partial; }
     /// A product of columns that ranks share: first its sums over all ranks, then what follows.

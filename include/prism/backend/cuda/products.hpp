@@ -4,7 +4,7 @@
 //     products.run(driver, [&](std::size_t bytes) { return scratch(bytes); }, x, jobs, compute == Compute::fast);
 //
 //     rows of x    weights           way
-//     1 ... 8      any               kernels/gemv.hpp, in f32: exact in both modes
+//     1 ... 8      any               kernels/gemv.hpp, in f32: exact in both modes; with an RMS norm in front, if asked
 //     more         q8, q4, q4m       kernels/tile_product.hpp on tensor cores; up to 64 rows with columns in parts (ColumnParts)
 //     more         bf16, f16         the library on converted rows (twice where exact), else tiles on tensor cores
 //     more         f32               the library, else tiles by fma
@@ -19,6 +19,7 @@
 #include "prism/backend/types.hpp"
 #include "prism/core/error.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -43,10 +44,16 @@ public:
     /// Whether products may go to driver.multiply. One that takes a product of two matrices has to take it with `add` as well.
     bool use_library = true;
 
-    /// All jobs, each with rows x [m, k]. y must not overlap x. `scratch(bytes)` is asked at most once and returns device
-    /// memory aligned to 256, which the kernels use until the next call's.
+    /// Whether run() takes a norm in front of all these: few rows, and no kernels but those that read rows of WeightRow.
+    static bool takes_norm(Rows<const float> x, std::span<const ProductJob> jobs) {
+        return x.rows <= few_rows && std::ranges::all_of(jobs, [](const ProductJob& job) { return way_of(job) == Way::rows; });
+    }
+
+    /// All jobs, each with rows x [m, k], or where takes_norm() says so with what `norm` makes of them, to the bit. y must not
+    /// overlap x. `scratch(bytes)` is asked at most once and returns device memory aligned to 256, which the kernels use until the
+    /// next call's.
     template <class Scratch>
-    void run(D& driver, Scratch&& scratch, Rows<const float> x, std::span<const ProductJob> jobs, bool fast) {
+    void run(D& driver, Scratch&& scratch, Rows<const float> x, std::span<const ProductJob> jobs, bool fast, const RowNorm& norm = {}) {
         if (x.rows == 0) return;
         const Plan plan = plan_for(x, jobs, fast);
         std::byte* memory = plan.bytes ? scratch(plan.bytes) : nullptr;
@@ -54,7 +61,7 @@ public:
         for (const ProductJob& job : jobs)
             if (way_of(job) == Way::file) file_rows(driver, x, job.w, job.up, after_of(job), job.y);
             else if (way_of(job) == Way::apart) apart(driver, memory, plan, x, job, fast);
-        const auto each = [&]<Format... F>(format_list<F...>) { (of_format<F>(driver, memory, plan, x, jobs, fast), ...); };
+        const auto each = [&]<Format... F>(format_list<F...>) { (of_format<F>(driver, memory, plan, x, jobs, fast, norm), ...); };
         each(all_formats{});
     }
 
@@ -133,7 +140,7 @@ private:
             const AnyPacked<device>& w = i ? job.up : job.w;
             z[i] = {results + i * static_cast<std::size_t>(x.rows) * w.rows, x.rows, job.y.cols, job.y.cols};
             with_format(w.dtype, all_formats{}, [&]<Format F>(F) {
-                if (w.panels) of_format<F>(driver, memory, plan, x, std::array{ProductJob{w, {}, {}, z[i]}}, fast);
+                if (w.panels) of_format<F>(driver, memory, plan, x, std::array{ProductJob{w, {}, {}, z[i]}}, fast, {});
                 else file_rows(driver, x, w, {}, {}, z[i]);
             });
         }
@@ -155,7 +162,7 @@ private:
 
     /// The jobs whose weights are rows of F, as many together as a launch takes.
     template <Format F>
-    void of_format(D& driver, std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs, bool fast) {
+    void of_format(D& driver, std::byte* memory, const Plan& plan, Rows<const float> x, std::span<const ProductJob> jobs, bool fast, const RowNorm& norm) {
         constexpr std::size_t       most = 8;
         std::array<ProductJob, most> batch;
         std::size_t                 n = 0;
@@ -163,7 +170,7 @@ private:
         const auto                  flush = [&] {
             if (n == 0) return;
             const std::span<const ProductJob> of(batch.data(), n);
-            if (x.rows <= few_rows) few<F>(driver, x, of);
+            if (x.rows <= few_rows) few<F>(driver, x, of, norm);
             else if constexpr (F::dtype == Dtype::f32) fma_tiles(driver, x, of);
             else tiles<F>(driver, memory, plan, x, of, fast);
             n = 0;
@@ -186,15 +193,15 @@ private:
     }
 
     template <Format F>
-    static void few(D& driver, Rows<const float> x, std::span<const ProductJob> jobs) {
-        if (x.rows == 1) few_of<F, 1>(driver, x, jobs);
-        else if (x.rows == 2) few_of<F, 2>(driver, x, jobs);
-        else few_of<F, 4>(driver, x, jobs);
+    static void few(D& driver, Rows<const float> x, std::span<const ProductJob> jobs, const RowNorm& norm) {
+        if (x.rows == 1) few_of<F, 1>(driver, x, jobs, norm);
+        else if (x.rows == 2) few_of<F, 2>(driver, x, jobs, norm);
+        else few_of<F, 4>(driver, x, jobs, norm);
     }
     template <Format F, int n_rows>
-    static void few_of(D& driver, Rows<const float> x, std::span<const ProductJob> jobs) {
+    static void few_of(D& driver, Rows<const float> x, std::span<const ProductJob> jobs, const RowNorm& norm) {
         using K = Gemv<F, n_rows>;
-        K            kernel{.x = x, .n_jobs = static_cast<std::int32_t>(jobs.size()), .stretch = K::stretch_for(x.cols), .row_blocks = ceil_div<std::int32_t>(x.rows, n_rows), .jobs = {}};
+        K            kernel{.x = x, .norm = norm, .n_jobs = static_cast<std::int32_t>(jobs.size()), .stretch = K::stretch_for(x.cols), .row_blocks = ceil_div<std::int32_t>(x.rows, n_rows), .jobs = {}};
         std::int32_t blocks = 0;
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             const ProductJob&  job = jobs[i];

@@ -7,11 +7,15 @@
 //
 // A sum runs over the pieces of a lane, then over the lanes, then over the warps: the order depends on the weights' shape
 // alone, not on the rows of x and not on what else is multiplied in the launch.
+//
+// An RMS norm in front costs no launch: each block finds out what its rows are multiplied by while its first weights are under
+// way, and puts normed rows into shared memory. They have the bits that the kernel of norms writes.
 #pragma once
 
 #include "prism/backend/cuda/block.hpp"
 #include "prism/backend/cuda/kernels/after.hpp"
 #include "prism/backend/cuda/kernels/convert.hpp"
+#include "prism/backend/cuda/kernels/norm.hpp"
 #include "prism/backend/cuda/kernels/pieces.hpp"
 #include "prism/backend/cuda/kernels/words.hpp"
 #include "prism/backend/cuda/weights.hpp"
@@ -59,8 +63,10 @@ struct Gemv {
     static constexpr int max_splits = F::values_per_block > 1 ? 4 : 8;
     static constexpr int n_sums = outputs * n_rows, sums_bytes = n_warps * n_sums * 4;
     static constexpr int unit = warp_size * width;                                                          // values that a warp takes at a time
+    static constexpr int in_flight = n_rows == 4 ? 1 : n_rows == 2 || F::values_per_block > 1 ? 2 : 4;      // fours of a row of x on their way at a time: more spill
 
     Rows<const float> x;
+    RowNorm           norm;             // of the rows of x, in front of all products
     std::int32_t      n_jobs = 0;
     std::int32_t      stretch = 0;      // units of x in shared memory at a time
     std::int32_t      row_blocks = 1;   // blocks side by side that take other rows of x
@@ -143,9 +149,10 @@ struct Gemv {
             }
             fetch(s, t, t / warp_size % splits);
         });
+        const float* const scales = norm.weight ? scales_of(b, first_row, sums) : nullptr;
         for (std::int32_t from = 0; from < n_units; from += stretch) {
             const std::int32_t n = smaller(stretch, ceil_div(n_units - from, depth) * depth);
-            b.each([&](int t) { stage(t, from, n, first_row, staged); });
+            b.each([&](int t) { stage(t, from, n, first_row, scales, staged); });
             b.each([&](int t) {
                 State&    s = state[t];
                 const int lane = t % warp_size;
@@ -191,26 +198,77 @@ struct Gemv {
     }
 
 private:
-    /// n units of x from unit `from` on into shared memory, zeros beyond its last row and column.
-    PRISM_DEVICE void stage(int t, std::int32_t from, std::int32_t n, std::int32_t first_row, float* to) const {
+    /// Row i of x; null beyond the last.
+    PRISM_DEVICE const float* row_of(std::int32_t i) const { return i < x.rows ? x.row(i) : nullptr; }
+
+    /// What the norm multiplies each row by, in shared memory: block_sum of Norm, for all rows at once. `scratch` is free until the sums.
+    template <class Block>
+    PRISM_DEVICE const float* scales_of(Block& b, std::int32_t first_row, float* scratch) const {
+        static_assert(max_threads == norm_threads && n_rows * (n_warps + 1) * 4 <= sums_bytes);
+        struct Sums {
+            float at[n_rows];
+        };
+        float* const     scales = scratch + n_rows * n_warps;
+        Reg<Block, Sums> sums(b);
+        b.each_alone([&](int t) {
+            PRISM_UNROLL
+            for (int i = 0; i < n_rows; ++i) sums[t].at[i] = 0;
+            for (std::int32_t j = 4 * t; j < x.cols; j += 4 * max_threads * in_flight) {
+                Floats<4> v[n_rows][in_flight];
+                PRISM_UNROLL
+                for (int i = 0; i < n_rows; ++i)
+                    PRISM_UNROLL
+                    for (int f = 0; f < in_flight; ++f) v[i][f] = four_of(row_of(first_row + i), x.cols, j + 4 * max_threads * f);
+                PRISM_UNROLL
+                for (int i = 0; i < n_rows; ++i)
+                    PRISM_UNROLL
+                    for (int f = 0; f < in_flight; ++f) sums[t].at[i] = add_squares(sums[t].at[i], v[i][f], 0, x.cols, j + 4 * max_threads * f);
+            }
+        });
+        PRISM_UNROLL
+        for (int i = 0; i < n_rows; ++i) {
+            Reg<Block, float> one(b);
+            b.each_alone([&](int t) { one[t] = sums[t].at[i]; });
+            lanes_sum(b, one);
+            b.each_alone([&](int t) {
+                if (t % warp_size == 0) scratch[i * n_warps + t / warp_size] = one[t];
+            });
+        }
+        b.barrier();
+        b.each([&](int t) {
+            if (t >= n_rows) return;
+            float all = scratch[t * n_warps];
+            for (int w = 1; w < n_warps; ++w) all += scratch[t * n_warps + w];
+            scales[t] = norm_scale(all, x.cols, norm.eps);
+        });
+        return scales;
+    }
+
+    /// n units of x from unit `from` on into shared memory, zeros beyond its last row and column. Null scales: without a norm.
+    PRISM_DEVICE void stage(int t, std::int32_t from, std::int32_t n, std::int32_t first_row, const float* scales, float* to) const {
         const std::int32_t fours = n * (unit / 4);
         PRISM_UNROLL
         for (int i = 0; i < n_rows; ++i) {
-            const float* const row = x.row(first_row + i);
-            const bool         there = first_row + i < x.rows, whole = aligned_to_16(row);
-            for (std::int32_t c = t; c < fours; c += max_threads) {
-                const std::int64_t j = std::int64_t{from} * unit + 4 * c;
-                float              v[4] = {0, 0, 0, 0};
-                if (there && whole && j + 4 <= x.cols) {
-                    const Piece p = load_16(row + j);
+            const float* const row = row_of(first_row + i);
+            const float        scale = scales ? scales[i] : 1;
+            for (std::int32_t c0 = t; c0 < fours; c0 += max_threads * in_flight) {
+                Floats<4>  v[in_flight], w[in_flight];
+                const auto column = [&](int f) { return from * unit + 4 * (c0 + max_threads * f); };
+                PRISM_UNROLL
+                for (int f = 0; f < in_flight; ++f) v[f] = four_of(row, x.cols, column(f));
+                if (scales) {
                     PRISM_UNROLL
-                    for (int e = 0; e < 4; ++e) v[e] = float_of(p.at[e]);
-                } else if (there) {
+                    for (int f = 0; f < in_flight; ++f) w[f] = four_of(norm.weight, x.cols, column(f));
                     PRISM_UNROLL
-                    for (int e = 0; e < 4; ++e)
-                        if (j + e < x.cols) v[e] = row[j + e];
+                    for (int f = 0; f < in_flight; ++f)
+                        PRISM_UNROLL
+                        for (int e = 0; e < 4; ++e) v[f].at[e] = column(f) + e < x.cols ? v[f].at[e] * scale * w[f].at[e] : 0;  // zeros stay zeros, whatever the scale
                 }
-                store_16(to + std::int64_t{i} * n * warp_size * slot + c / (width / 4) * slot + c % (width / 4) * 4, {{bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])}});
+                PRISM_UNROLL
+                for (int f = 0; f < in_flight; ++f) {
+                    const std::int32_t c = c0 + max_threads * f;
+                    if (c < fours) store_floats(to + std::int64_t{i} * n * warp_size * slot + c / (width / 4) * slot + c % (width / 4) * 4, v[f]);
+                }
             }
         }
     }

@@ -18,6 +18,7 @@ template <class T>
 void over_cache(Device& be) {
     be.attention(In<Device>{}, View<const T, device, dyn, dyn>{}, View<const T, device, dyn, dyn>{}, {}, {});
     be.split_heads(In<Device>{}, 0, 0, View<T, device, dyn, dyn>{});
+    be.append_and_attend(In<Device>{}, In<Device>{}, In<Device>{}, In<Device>{}, In<Device>{}, {}, View<T, device, dyn, dyn>{}, View<T, device, dyn, dyn>{}, Mat<Device>{});
     be.rope_and_append(In<Device>{}, In<Device>{}, Mat<Device>{}, In<Device>{}, In<Device>{}, 0, View<T, device, dyn, dyn>{}, View<T, device, dyn, dyn>{});
 }
 

@@ -166,13 +166,9 @@ private:
                 row += n_rows, i += n - 1;
                 continue;
             }
-            const std::size_t before = s.cache->length(), all = before + s.n_tokens;
-            s.cache->visit(layer, before, s.n_tokens, [&](auto keys, auto values) {
-                ops::rope_and_append<B>(be, rope.cos.rows(row, s.n_tokens), rope.sin.rows(row, s.n_tokens), q.rows(row, s.n_tokens), k.rows(row, s.n_tokens),
-                                        In<B>(v.rows(row, s.n_tokens)), config.n_kv_heads, s.cache->head_stride(), keys, values);
-            });
-            s.cache->visit(layer, 0, all, [&](auto keys, auto values) {
-                ops::attention<B>(be, q.rows(row, s.n_tokens), keys, values, shape(s, 1, s.cache->head_stride()), y.rows(row, s.n_tokens));
+            s.cache->visit(layer, 0, s.before() + s.n_tokens, [&](auto keys, auto values) {
+                ops::append_and_attend<B>(be, rope.cos.rows(row, s.n_tokens), rope.sin.rows(row, s.n_tokens), q.rows(row, s.n_tokens), k.rows(row, s.n_tokens),
+                                          In<B>(v.rows(row, s.n_tokens)), shape(s, 1, s.cache->head_stride()), keys, values, y.rows(row, s.n_tokens));
             });
             row += s.n_tokens;
         }

@@ -3,6 +3,7 @@
 
 #include "prism/backend/concept.hpp"
 
+#include <concepts>
 #include <string>
 #include <type_traits>
 
@@ -20,6 +21,28 @@ inline void expect_heads(const char* op, const AttentionShape& s, std::size_t q_
     if (s.window != 0 && !s.causal) refuse("window", "0 without causal", s.window);
 }
 
+template <Backend B, class T>
+void expect_attention(const char* op, In<B> q, View<T, typename B::space, dyn, dyn> k, View<T, typename B::space, dyn, dyn> v, const AttentionShape& s, Mat<B> y) {
+    const auto refuse = [op](const std::string& expected, std::size_t found) { throw ShapeError{op, "k", expected, std::to_string(found)}; };
+    expect_heads(op, s, q.rows(), k.rows());
+    expect(op, "q", {any, s.n_heads * s.head_dim}, q);
+    expect(op, "k", {any, s.kv_head_stride ? s.head_dim : s.n_kv_heads * s.head_dim}, k);
+    expect(op, "v", k.shape(), v);
+    expect(op, "y", q.shape(), y);
+    const std::size_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences;
+    if (s.causal && (n_q > n_kv || s.q_pos > n_kv - n_q)) refuse("at least " + std::to_string(s.q_pos + n_q) + " rows a sequence", n_kv);
+    if (n_kv == 0 && n_q > 0) refuse("at least one row", n_kv);
+}
+
+/// Angles for the rows of x, whose heads are so wide.
+template <Backend B>
+void expect_angles(const char* op, In<B> cos, In<B> sin, std::size_t head_dim, In<B> x) {
+    expect(op, "cos", {x.rows(), any}, cos);
+    expect(op, "sin", cos.shape(), sin);
+    if (x.cols() % head_dim != 0 || 2 * cos.cols() > head_dim)
+        throw ShapeError{op, "q", "heads of " + std::to_string(head_dim) + ", at least " + std::to_string(2 * cos.cols()), to_string(x.shape())};
+}
+
 }  // namespace detail
 
 /// y = softmax(scale q k^T) v per head and sequence, without a score matrix in memory.
@@ -28,17 +51,7 @@ inline void expect_heads(const char* op, const AttentionShape& s, std::size_t q_
 /// head, and the others lie so far apart. y must not be q, k or v. Throws ShapeError.
 template <Backend B, class T = const float>
 void attention(B& be, In<B> q, View<T, typename B::space, dyn, dyn> k, std::type_identity_t<View<T, typename B::space, dyn, dyn>> v, const AttentionShape& s, Mat<B> y) {
-    const auto refuse = [](const char* argument, const std::string& expected, std::size_t found) {
-        throw ShapeError{"attention", argument, expected, std::to_string(found)};
-    };
-    detail::expect_heads("attention", s, q.rows(), k.rows());
-    expect("attention", "q", {any, s.n_heads * s.head_dim}, q);
-    expect("attention", "k", {any, s.kv_head_stride ? s.head_dim : s.n_kv_heads * s.head_dim}, k);
-    expect("attention", "v", k.shape(), v);
-    expect("attention", "y", q.shape(), y);
-    const std::size_t n_q = q.rows() / s.n_sequences, n_kv = k.rows() / s.n_sequences;
-    if (s.causal && (n_q > n_kv || s.q_pos > n_kv - n_q)) refuse("k", "at least " + std::to_string(s.q_pos + n_q) + " rows a sequence", n_kv);
-    if (n_kv == 0 && n_q > 0) refuse("k", "at least one row", n_kv);
+    detail::expect_attention<B>("attention", q, k, v, s, y);
     using Keys = View<const std::remove_const_t<T>, typename B::space, dyn, dyn>;
     be.attention(q, Keys(k), Keys(v), s, y);
 }
@@ -83,10 +96,7 @@ void rope_and_append(B& be, In<B> cos, In<B> sin, Mat<B> q, Mat<B> k, In<B> v, s
     expect("rope_and_append", "v", k.shape(), v);
     expect("rope_and_append", "values", keys.shape(), values);
     if constexpr (requires { be.rope_and_append(cos, sin, q, k, v, stride, keys, values); }) {
-        expect("rope_and_append", "cos", {q.rows(), any}, cos);
-        expect("rope_and_append", "sin", cos.shape(), sin);
-        if (q.cols() % head_dim != 0 || 2 * cos.cols() > head_dim)
-            throw ShapeError{"rope_and_append", "q", "heads of " + std::to_string(head_dim) + ", at least " + std::to_string(2 * cos.cols()), to_string(q.shape())};
+        detail::expect_angles<B>("rope_and_append", cos, sin, head_dim, q);
         be.rope_and_append(cos, sin, q, k, v, stride, keys, values);
     } else {
         rope_half<B>(be, cos, sin, q.cols() / head_dim, q);
@@ -94,6 +104,29 @@ void rope_and_append(B& be, In<B> cos, In<B> sin, Mat<B> q, Mat<B> k, In<B> v, s
         split_heads<B>(be, k, n_kv_heads, stride, keys);
         split_heads<B>(be, v, n_kv_heads, stride, values);
     }
+}
+
+/// Attention of new tokens to a cache, which they are appended to: rope_and_append of q, k and v to its rows from s.q_pos on, and
+/// attention of q to all of it; one launch for few rows on a backend that has one for them. q, y [n, n_heads head_dim];
+/// k, v [n, n_kv_heads head_dim]; keys, values [s.q_pos + n, head_dim] of the first head, the others s.kv_head_stride apart.
+/// What is in q and k afterwards depends on the backend. y must not be q, k or v. Throws ShapeError.
+template <Backend B, class T>
+void append_and_attend(B& be, In<B> cos, In<B> sin, Mat<B> q, Mat<B> k, In<B> v, const AttentionShape& s, View<T, typename B::space, dyn, dyn> keys,
+                       std::type_identity_t<View<T, typename B::space, dyn, dyn>> values, Mat<B> y) {
+    using Keys = View<const T, typename B::space, dyn, dyn>;
+    if (!s.causal || s.n_sequences != 1 || s.kv_head_stride == 0) throw ShapeError{"append_and_attend", "shape", "causal, of one sequence and its cache", "another"};
+    detail::expect_attention<B>("append_and_attend", In<B>(q), Keys(keys), Keys(values), s, y);
+    expect("append_and_attend", "keys", {s.q_pos + q.rows(), any}, keys);
+    expect("append_and_attend", "k", {q.rows(), s.n_kv_heads * s.head_dim}, k);
+    expect("append_and_attend", "v", k.shape(), v);
+    detail::expect_angles<B>("append_and_attend", cos, sin, s.head_dim, q);
+    if constexpr (requires { { be.append_and_attend(cos, sin, In<B>(q), In<B>(k), v, s, keys, values, y) } -> std::same_as<bool>; })
+        if (be.append_and_attend(cos, sin, In<B>(q), In<B>(k), v, s, keys, values, y)) return;
+    const auto next = [&](auto cache) {  // a backend without numbers has no place to count from
+        return cache.data() ? cache.rows(s.q_pos, q.rows()) : decltype(cache){nullptr, {q.rows(), s.head_dim}};
+    };
+    rope_and_append<B>(be, cos, sin, q, k, v, s.n_kv_heads, s.kv_head_stride, next(keys), next(values));
+    attention<B>(be, q, Keys(keys), Keys(values), s, y);
 }
 
 }  // namespace prism::ops

@@ -14,8 +14,10 @@
 #endif
 #if defined(__CUDA_ARCH__)  // not where nvcc's host compiler would read it
 #define PRISM_UNROLL _Pragma("unroll")
+#define PRISM_NO_UNROLL _Pragma("unroll 1")  // where the compiler's own choice would cost registers that others need
 #else
 #define PRISM_UNROLL
+#define PRISM_NO_UNROLL
 #endif
 
 namespace prism::cuda {

@@ -56,6 +56,11 @@ inline std::size_t attend_scratch_bytes(const AttentionShape& shape, std::size_t
     return attend_counter_bytes + plan.n_sequences * shape.n_kv_heads * plan.n_groups * plan.n_parts * plan.part_floats() * sizeof(float);
 }
 
+/// Whether attend() takes rows that a cache does not hold yet: the n_q last of one sequence, causal, few.
+inline bool attend_appends(const AttentionShape& shape, std::size_t q_rows, std::size_t k_rows, bool shifted) {
+    return shape.causal && shape.n_sequences == 1 && shape.q_pos + q_rows == k_rows && AttendPlan::of(shape, q_rows, k_rows, shifted).parts;
+}
+
 /// y = softmax(scale q k^T) v per head and sequence, as ops::attention says. Up to attend_few_rows rows a sequence are computed
 /// in f32, their keys in parts of 64 side by side. More are computed in f32 too or, if `fast`, on tensor cores in bf16, which
 /// takes a head_dim of up to 128, a multiple of 8, and rows of heads that start at multiples of 16 bytes.
@@ -63,9 +68,12 @@ inline std::size_t attend_scratch_bytes(const AttentionShape& shape, std::size_t
 /// With `shift`, an integer in device memory, n_kv and q_pos are *shift larger than k and the shape say, up to the
 /// capacity kv_head_stride / head_dim of a cache of one sequence; what is launched does not depend on it, and bits are those of a
 /// call with such n_kv and q_pos. `scratch`: attend_scratch_bytes(), aligned to 16, its counters as described there.
+///
+/// `fresh`, where attend_appends() says so: the last keys and values, of the rows of q, are no part of the cache yet, and
+/// queries are not turned; both is done on the way, with the bits of RopeAndAppend before the call.
 template <class D, class T>
 void attend(D& driver, std::byte* scratch, Rows<const float> q, Rows<const T> k, Rows<const T> v, const AttentionShape& shape, bool fast,
-            const std::int32_t* shift, Rows<float> y) {
+            const std::int32_t* shift, Rows<float> y, const NewRows<T>& fresh = {}) {
     static_assert(std::is_same_v<T, float> || std::is_same_v<T, bf16_t>);
     const auto        count = [](std::size_t n) { return static_cast<std::int32_t>(std::min<std::size_t>(n, INT_MAX / 2)); };
     const auto        n_sequences = static_cast<std::int32_t>(shape.n_sequences), n_heads = count(shape.n_heads), n_kv_heads = count(shape.n_kv_heads);
@@ -94,7 +102,7 @@ void attend(D& driver, std::byte* scratch, Rows<const float> q, Rows<const T> k,
         const auto         run = [&]<int rows, int wide>() {
             slices(std::min(count(plan.n_sequences), most_z), [&](std::int32_t n) {
                 driver.launch({count(plan.n_parts), n_kv_heads * count(plan.n_groups), n}, AttendParts<T, rows, wide>::max_threads, layout.bytes,
-                              AttendParts<T, rows, wide>{a, layout, count(plan.n_parts), count(plan.n_groups), reinterpret_cast<std::uint32_t*>(scratch),
+                              AttendParts<T, rows, wide>{a, fresh, layout, count(plan.n_parts), count(plan.n_groups), reinterpret_cast<std::uint32_t*>(scratch),
                                                          scratch ? reinterpret_cast<float*>(scratch + attend_counter_bytes) : nullptr});
             });
         };

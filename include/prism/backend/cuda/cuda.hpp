@@ -175,10 +175,16 @@ public:
     }
     template <class T>
     void attention(Matrix<const float> q, Matrix<const T> k, Matrix<const T> v, const AttentionShape& shape, Matrix<float> y) {
-        if (q.rows() == 0) return;
-        flops_.fetch_add(shape.flops(q.rows(), k.rows()), std::memory_order_relaxed);
-        cuda::attend(driver_, attention_memory(cuda::attend_scratch_bytes(shape, q.rows(), k.rows(), shift_ != nullptr)), rows(q), rows(k), rows(v), shape,
-                     compute_ == Compute::fast, shift_, rows(y));
+        attend(q, k, v, shape, y, cuda::NewRows<T>{});
+    }
+    /// rope_and_append, then attention; q and k stay as they are. False where that takes two steps, and nothing is done.
+    template <class T>
+    bool append_and_attend(Matrix<const float> cos, Matrix<const float> sin, Matrix<const float> q, Matrix<const float> k, Matrix<const float> v,
+                           const AttentionShape& shape, Matrix<T> keys, Matrix<T> values, Matrix<float> y) {
+        if (q.rows() == 0) return true;
+        if (!cuda::attend_appends(shape, q.rows(), keys.rows(), shift_ != nullptr)) return false;
+        attend<T>(q, keys, values, shape, y, {rows(cos), rows(sin), rows(k), rows(v), keys.data(), values.data()});
+        return true;
     }
     void patchify(View<const float, device, dyn, dyn, dyn, dyn> pixels, std::size_t patch, Matrix<float> patches) {
         for_each<1>(cuda::Patchify{pixels.data(), static_cast<std::int64_t>(pixels.stride(0)), static_cast<std::int64_t>(pixels.stride(1)),
@@ -245,6 +251,13 @@ private:
     template <class Value>
     void map(const Value& value, Matrix<float> y) {
         for_each<4>(cuda::Map<Value>{value, rows(y)}, y.rows(), y.cols());
+    }
+    template <class T>
+    void attend(Matrix<const float> q, Matrix<const T> k, Matrix<const T> v, const AttentionShape& shape, Matrix<float> y, const cuda::NewRows<T>& fresh) {
+        if (q.rows() == 0) return;
+        flops_.fetch_add(shape.flops(q.rows(), k.rows()), std::memory_order_relaxed);
+        cuda::attend(driver_, attention_memory(cuda::attend_scratch_bytes(shape, q.rows(), k.rows(), shift_ != nullptr)), rows(q), rows(k), rows(v), shape,
+                     compute_ == Compute::fast, shift_, rows(y), fresh);
     }
     void norm(const cuda::Norm& kernel) {
         if (kernel.x.rows == 0) return;

@@ -1,8 +1,9 @@
 // Attention of few rows over a long cache, in f32: the keys are cut into parts, a block each, and the block that finishes
-// last puts the parts together.
+// last puts the parts together. The rows' own keys and values may be on their way to the cache: then blocks turn what they need.
 #pragma once
 
 #include "prism/backend/cuda/kernels/attention.hpp"
+#include "prism/backend/cuda/kernels/rows.hpp"
 
 namespace prism::cuda {
 
@@ -31,18 +32,38 @@ struct DecodeLayout {
     }
 };
 
+/// Rows that a cache of one sequence does not hold yet, n_q of them, the last of its keys: what RopeAndAppend would do with them
+/// before the attention. Queries turn where they are read. Whoever needs a new key or value takes it from here, and of the
+/// blocks that do, one writes it to the cache, where none reads it.
+template <class T>
+struct NewRows {
+    Rows<const float> cos, sin;  // [n_q, n_angles]
+    Rows<const float> k, v;      // [n_q, n_kv_heads head_dim]
+    T *               keys = nullptr, *values = nullptr;  // the cache as in AttendArguments; null: nothing is new, queries are turned
+
+    /// Value `dim` of a head of row i, turned.
+    PRISM_DEVICE float turned(const float* head, std::int32_t i, int dim) const {
+        const std::int32_t n = cos.cols, j = dim < n ? dim : dim - n;
+        if (dim >= 2 * n) return head[dim];
+        float low, high;
+        turn(cos.row(i)[j], sin.row(i)[j], head[j], head[j + n], low, high);
+        return dim < n ? low : high;
+    }
+};
+
 /// Block (part, group of rows, sequence): the part's keys against up to `rows` query rows that share a key head, of the
 /// n_q group ones: row r is query r / group of head r % group. 128 threads; head_dim <= 128 wide. Parts without keys that
 /// any row sees have nothing to do and leave nothing. `tickets`: a counter for each (group of rows, sequence), zero before and
 /// after; `parts`: for each of these n_parts times part_floats.
 template <class T, int rows, int wide>
 struct AttendParts {
-    static constexpr int max_threads = 128, keys = DecodeLayout::keys;
+    static constexpr int max_threads = 128, keys = DecodeLayout::keys, min_blocks = wide == 2 ? 3 : 0;  // shared memory has room for no more
     static constexpr int row_floats = max_threads * wide;         // constants, so that addresses of all rows are one register
     static constexpr int part_floats = rows * (row_floats + 2);  // sums of the rows, their largest scores, the sums of their weights
     static_assert(rows * 16 <= max_threads);
 
     AttendArguments<T> a;
+    NewRows<T>         fresh;
     DecodeLayout       layout;
     std::int32_t       n_parts = 1;   // as many as the cache may ever have
     std::int32_t       n_groups = 1;  // groups of rows of a key head
@@ -67,15 +88,22 @@ struct AttendParts {
         if (b.x < first_part || b.x > last_part) return;
         const std::int32_t kv_head = b.y / n_groups, first_row = b.y % n_groups * rows;
         const std::int64_t at_kv = kv_head * a.head_stride, kv_row = (std::int64_t{a.first_sequence} + b.z) * seen.n_kv;
+        const std::int32_t n_old = fresh.keys ? seen.n_kv - a.n_q : seen.n_kv;  // keys that the cache holds
+        const bool         appends = first_row == 0;
         T* const           key_tile = b.template shared<T>(0);
         T* const           value_tile = b.template shared<T>(layout.values);
         float* const       queries = b.template shared<float>(layout.queries);
         float* const       scores = b.template shared<float>(layout.scores);  // [2][rows][keys]
         float* const       tops = b.template shared<float>(layout.tops);      // [rows] of the largest score, [rows] of the weights' sum
 
-        b.each_alone([&](int t) { fetch(b, t, key_tile, a.k + kv_row * a.ldk + at_kv, a.ldk, j0, lo, hi); });
+        const auto fetch_values = [&](int t) {
+            fetch(b, t, value_tile, a.v + kv_row * a.ldv + at_kv, a.ldv, j0, lo, hi, n_old);
+            if (fresh.keys) take_new(t, value_tile, fresh.v, false, fresh.values, a.ldv, kv_head, j0, n_old, appends);
+        };
+
+        b.each_alone([&](int t) { fetch(b, t, key_tile, a.k + kv_row * a.ldk + at_kv, a.ldk, j0, lo, hi, n_old); });
         b.copies_commit();
-        if (layout.values) b.each_alone([&](int t) { fetch(b, t, value_tile, a.v + kv_row * a.ldv + at_kv, a.ldv, j0, lo, hi); });
+        if (layout.values) b.each_alone(fetch_values);
         b.copies_commit();
         b.each_alone([&](int t) {
             PRISM_UNROLL
@@ -89,6 +117,13 @@ struct AttendParts {
                 }
             }
         });
+        if (fresh.keys) {
+            b.barrier();
+            b.each_alone([&](int t) {
+                turn_queries(t, queries, first_row);
+                take_new(t, key_tile, fresh.k, true, fresh.keys, a.ldk, kv_head, j0, n_old, appends);
+            });
+        }
         b.template copies_wait<1>();
         b.barrier();
 
@@ -99,7 +134,7 @@ struct AttendParts {
             for (int r = 0; r < rows; ++r) scores[(t / keys * rows + r) * keys + t % keys] = dots.at[r];
         });
         if (!layout.values) {
-            b.each_alone([&](int t) { fetch(b, t, value_tile, a.v + kv_row * a.ldv + at_kv, a.ldv, j0, lo, hi); });
+            b.each_alone(fetch_values);
             b.copies_commit();
         }
         soften(b, scores, tops, seen, first_row, j0);
@@ -143,20 +178,52 @@ private:
         return parts + ((static_cast<std::int64_t>(z) * (a.n_kv_heads * n_groups) + rows_of_head) * n_parts + part) * part_floats;
     }
 
-    /// A thread's share of a part's rows; zeros for keys that no row sees, and behind head_dim.
+    /// A thread's share of a part's rows; zeros for keys that no row sees, and behind head_dim. Rows n_old ... hi are left alone.
     template <class Block>
-    PRISM_DEVICE void fetch(Block& b, int t, T* to, const T* from, std::int64_t ld, std::int32_t j0, std::int32_t lo, std::int32_t hi) const {
+    PRISM_DEVICE void fetch(Block& b, int t, T* to, const T* from, std::int64_t ld, std::int32_t j0, std::int32_t lo, std::int32_t hi, std::int32_t n_old) const {
         constexpr int piece = 16 / static_cast<int>(sizeof(T));
         const int     across = layout.width / piece, down = max_threads / across, right = max_threads % across * piece;
         for (int row = t / across, dim = t % across * piece; row < keys; row += down, dim += right) {
             if (dim >= layout.width) dim -= layout.width, ++row;
             if (row >= keys) break;
+            if (j0 + row >= n_old && j0 + row < hi) continue;
             const bool     valid = j0 + row >= lo && j0 + row < hi;
             const T* const source = valid ? from + static_cast<std::int64_t>(j0 + row) * ld + dim : from;
             if (a.aligned) {
                 b.copy_16(to + row * layout.pitch + dim, source, valid);
             } else {
                 for (int e = 0; e < piece; ++e) to[row * layout.pitch + dim + e] = valid && dim + e < a.head_dim ? source[e] : T{};
+            }
+        }
+    }
+
+    /// Where they lie: from global memory all rows at once would take more registers than there are.
+    PRISM_DEVICE void turn_queries(int t, float* queries, std::int32_t first_row) const {
+        const std::int32_t n = fresh.cos.cols, n_rows = smaller(rows, a.n_q * a.group - first_row);
+        PRISM_NO_UNROLL
+        for (std::int32_t pair = t; pair < n_rows * n; pair += max_threads) {
+            const std::int32_t r = pair / n, j = pair - r * n, i = (first_row + r) / a.group;
+            float* const       at = queries + r * layout.width + j;
+            turn(fresh.cos.row(i)[j], fresh.sin.row(i)[j], at[0], at[n], at[0], at[n]);
+        }
+    }
+
+    /// The rows from n_old on that are of this part, from fresh.k or fresh.v to its tile, and with `append` also to the cache.
+    PRISM_DEVICE void take_new(int t, T* tile, const Rows<const float>& from, bool turns, T* cache, std::int64_t ld, std::int32_t kv_head, std::int32_t j0,
+                               std::int32_t n_old, bool append) const {
+        PRISM_NO_UNROLL
+        for (std::int32_t i = larger(0, j0 - n_old); i < smaller(a.n_q, j0 + keys - n_old); ++i) {
+            const float* const head = from.row(i) + static_cast<std::int64_t>(kv_head) * a.head_dim;
+            PRISM_UNROLL
+            for (int w = 0; w < wide; ++w) {
+                const int dim = t + max_threads * w;
+                if (dim >= layout.width) continue;
+                T value{};
+                if (dim < a.head_dim) {
+                    store(&value, turns ? fresh.turned(head, i, dim) : head[dim]);
+                    if (append) cache[(n_old + i) * ld + kv_head * a.head_stride + dim] = value;
+                }
+                tile[(n_old + i - j0) * layout.pitch + dim] = value;
             }
         }
     }

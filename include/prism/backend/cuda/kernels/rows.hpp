@@ -130,8 +130,9 @@ struct RopeTableOf {
     }
 };
 
-/// A pair of values by the angle of this cosine and sine.
-PRISM_DEVICE inline void turn(float c, float s, float a, float b, float& low, float& high) { low = a * c - b * s, high = b * c + a * s; }
+/// A pair of values by the angle of this cosine and sine. Which product is rounded is said here: a compiler that may choose could
+/// choose differently in another kernel, and a key would have two values.
+PRISM_DEVICE inline void turn(float c, float s, float a, float b, float& low, float& high) { low = ::fmaf(a, c, -(b * s)), high = ::fmaf(b, c, a * s); }
 
 /// Rotates the heads of x in place, in halves. Columns count the pairs of all heads: head h's j-th is column h n_angles + j.
 struct Rotate {

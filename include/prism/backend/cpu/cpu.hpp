@@ -130,7 +130,7 @@ public:
     template <Format F>
     void gemm(Matrix<const float> x, const Packed<F, host>& w, const Epilogue<host>& after, Matrix<float> y) {
         const Job job{w, {}, after, y};
-        multiply(x, std::span(&job, 1));
+        multiply(x, {&job, 1});
     }
     void gemm_each(Matrix<const float> x, std::span<const ProductPart<host>> parts) {
         std::array<Job, 8> jobs;
@@ -138,12 +138,12 @@ public:
             std::size_t n = 0;
             for (; i < parts.size() && n < jobs.size() && (n == 0 || form_of(parts[i].w.dtype, x.rows()) == form_of(jobs[0].w.dtype, x.rows())); ++i)
                 jobs[n++] = {parts[i].w, {}, {.bias = parts[i].bias}, parts[i].y};
-            multiply(x, std::span(jobs).first(n));
+            multiply(x, {jobs.data(), n});
         }
     }
     void gemm_gated(Matrix<const float> x, const AnyPacked<host>& gate, const AnyPacked<host>& up, Matrix<float> y) {
         const Job job{gate, up, {}, y};
-        multiply(x, std::span(&job, 1));
+        multiply(x, {&job, 1});
     }
 
     template <Format F>

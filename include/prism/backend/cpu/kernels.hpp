@@ -261,10 +261,10 @@ namespace avx_vnni {
 #include "prism/backend/cpu/simd_avx_vnni.inl"
 #include "prism/backend/cpu/products_int8.inl"
 
-template <int = 0>
+template <int I>
 constexpr Kernels kernels() {
-    Kernels k = avx2::kernels();
-    use_blocks<MultiplyBlocks>(k);
+    Kernels k = avx2::kernels<I>();
+    use_blocks<I, MultiplyBlocks>(k);
     k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
     return k;
 }
@@ -294,10 +294,10 @@ namespace avx512_vnni {
 #include "prism/backend/cpu/products_int8.inl"
 #include "prism/backend/cpu/products_vnni.inl"
 
-template <int = 0>
+template <int I>
 constexpr Kernels kernels() {
-    Kernels k = avx512::kernels();
-    use_blocks<MultiplyGroups>(k);
+    Kernels k = avx512::kernels<I>();
+    use_blocks<I, MultiplyGroups>(k);
     k.convert = convert;
     k.burst_int8 = {burst_int8, 8.0 * chains * lanes};
     return k;
@@ -314,9 +314,9 @@ constexpr Kernels kernels() {
 namespace avx512_bf16 {
 #include "prism/backend/cpu/simd_avx512_bf16.inl"
 
-template <int = 0>
+template <int I>
 constexpr Kernels kernels() {
-    Kernels k = avx512_vnni::kernels();
+    Kernels k = avx512_vnni::kernels<I>();
     k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16>};
     k.rounded_attend_f32.block = attend_rounded<float, PairProducts>;
     k.rounded_attend_bf16.block = attend_rounded<bf16_t, PairProducts>;
@@ -336,9 +336,9 @@ constexpr Kernels kernels() {
 namespace amx {
 #include "prism/backend/cpu/simd_amx.inl"
 
-template <int = 0>
+template <int I>
 constexpr Kernels kernels() {
-    Kernels k = avx512_bf16::kernels();
+    Kernels k = avx512_bf16::kernels<I>();
     k.products[bf16_index] = {Form::bf16_pair, product<MultiplyBf16Tiles<true>>};
     k.rounded_products[bf16_index] = {Form::bf16, product<MultiplyBf16Tiles<false>>};
     k.rounded_attend_f32.block = attend_rounded<float, TileProducts>;
@@ -369,8 +369,8 @@ constexpr Kernels kernels() {
 template <int I>
 const Kernels& KernelTables<I>::of(Isa isa) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    static constexpr Kernels avx2_table = avx2::kernels(), avx_vnni_table = avx_vnni::kernels(), avx512_table = avx512::kernels(),
-                             vnni_table = avx512_vnni::kernels(), bf16_table = avx512_bf16::kernels(), amx_table = amx::kernels();
+    static constexpr Kernels avx2_table = avx2::kernels<I>(), avx_vnni_table = avx_vnni::kernels<I>(), avx512_table = avx512::kernels<I>(),
+                             vnni_table = avx512_vnni::kernels<I>(), bf16_table = avx512_bf16::kernels<I>(), amx_table = amx::kernels<I>();
     switch (isa) {
         case Isa::amx: return amx_table;
         case Isa::avx512_bf16: return bf16_table;
@@ -382,7 +382,7 @@ const Kernels& KernelTables<I>::of(Isa isa) {
     }
 #endif
     static_cast<void>(isa);
-    static constexpr Kernels portable_table = portable::kernels();
+    static constexpr Kernels portable_table = portable::kernels<I>();
     return portable_table;
 }
 
@@ -390,7 +390,7 @@ namespace detail {
 
 struct PanelFiller {
     /// Panel `p` of a matrix, from rows in any type.
-    template <Format F>
+    template <int I, Format F>
     static void fill(const TensorInfo& t, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
         using Block = typename F::block;
         const std::size_t first = p * panel_width, n = std::min(panel_width, rows - first), stride = blocks_per_row<F>(cols);
@@ -406,13 +406,14 @@ struct PanelFiller {
         } else {
             values.assign(stride * F::values_per_block + 64, 0.0f);
             for (std::size_t i = 0; i < n; ++i) {
-                read_row(t, first + i, cols, values);
+                read_row<I>(t, first + i, cols, values);
                 F::encode(std::span<const float>(values).first(stride * F::values_per_block), std::span(blocks).subspan(i * stride, stride));
             }
         }
         interleave<F>(Packed<F, host>{blocks.data(), n, cols, stride}, panel, 0, 1);
     }
     /// Row `row` of a dense matrix of any readable type, as f32; `values` may have more room.
+    template <int I>
     static void read_row(const TensorInfo& t, std::size_t row, std::size_t cols, std::vector<float>& values) {
         const auto blocks = [&]<Format F>(F) {
             const std::size_t                      n = blocks_per_row<F>(cols);
@@ -432,14 +433,14 @@ struct PanelFiller {
     // from being compiled in sources that leave the tables to another.
     template <int I>
     static void fill_any(const TensorInfo& t, Dtype wanted, std::size_t rows, std::size_t cols, std::size_t p, std::byte* panel) {
-        with_format(wanted, all_formats{}, [&]<Format F>(F) { fill<F>(t, rows, cols, p, panel); });
+        with_format(wanted, all_formats{}, [&]<Format F>(F) { fill<I, F>(t, rows, cols, p, panel); });
     }
     template <int I>
     static void encode_row(const TensorInfo& t, Dtype wanted, std::size_t cols, std::size_t row, std::byte* to) {
         with_format(wanted, all_formats{}, [&]<Format F>(F) {
             const std::size_t  stride = blocks_per_row<F>(cols);
             std::vector<float> values(stride * F::values_per_block);
-            read_row(t, row, cols, values);
+            read_row<I>(t, row, cols, values);
             F::encode(std::span<const float>(values).first(stride * F::values_per_block), std::span(reinterpret_cast<typename F::block*>(to), stride));
         });
     }

@@ -779,20 +779,20 @@ inline float read_all(const float* x, std::size_t n) {
 #include "prism/backend/cpu/products_int8.inl"
 
 /// Enters the products of weights in blocks: exact ones and rounded ones.
-template <template <class, bool> class Multiply>
+template <int, template <class, bool> class Multiply>
 constexpr void use_blocks(Kernels& k) {
     k.products[q8_index] = {Multiply<q8, true>::form, product<Multiply<q8, true>>}, k.rounded_products[q8_index] = {Multiply<q8, false>::form, product<Multiply<q8, false>>};
     k.products[q4_index] = {Multiply<q4, true>::form, product<Multiply<q4, true>>}, k.rounded_products[q4_index] = {Multiply<q4, false>::form, product<Multiply<q4, false>>};
     k.products[q4m_index] = {Multiply<q4m, true>::form, product<Multiply<q4m, true>>}, k.rounded_products[q4m_index] = {Multiply<q4m, false>::form, product<Multiply<q4m, false>>};
 }
 
-template <int = 0>  // a template, so that nothing is compiled before somebody asks
+template <int I>  // a template, so that nothing is compiled before somebody asks
 constexpr Kernels kernels() {
     const Burst   plain{burst, 2.0 * chains * lanes};
     const Product in_f32{Form::f32, product<MultiplyPlain<f32>>}, in_bf16{Form::f32, product<MultiplyPlain<bf16>>}, in_f16{Form::f32, product<MultiplyPlain<f16>>};
     Kernels       k{panel, {in_f32, in_bf16, in_f16, {}, {}, {}}, {in_f32, in_bf16, in_f16, {}, {}, {}}, {},
               convert, layer_norm_row, rms_norm_row, activate_row, silu_mul_row, add_scaled_row, rope_row, {attend<float>, attend_row<float>}, {attend<float>, attend_row<float>},
               {attend<bf16_t>, attend_row<bf16_t>}, {attend<bf16_t>, attend_row<bf16_t>}, merge, round_row, plain, plain, {burst_int8, 8.0 * chains * lanes}, read_all};
-    use_blocks<MultiplyBlocks>(k);
+    use_blocks<I, MultiplyBlocks>(k);
     return k;
 }

@@ -24,7 +24,8 @@
 namespace prism {
 
 /// Physical cores that this process may run on; 1 when that cannot be found out.
-inline std::size_t physical_cores() {
+template <class = void>
+std::size_t physical_cores() {
 #if defined(__linux__)
     cpu_set_t allowed;
     CPU_ZERO(&allowed);
@@ -51,6 +52,7 @@ inline std::size_t physical_cores() {
 class ThreadPool {
 public:
     /// Each thread of its own calls `prepare` first, and all have when the constructor returns; the caller does not.
+    template <class = void>
     explicit ThreadPool(std::size_t n_threads, void (*prepare)() = nullptr) {
         try {
             for (std::size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i, prepare] { begin(prepare), work(i); });

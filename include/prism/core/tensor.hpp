@@ -42,7 +42,8 @@ struct TensorInfo {
 };
 
 /// The same tensor with dense rows: itself where it already has them, else gathered into memory of its own.
-inline TensorInfo contiguous(const TensorInfo& t) {
+template <class = void>
+TensorInfo contiguous(const TensorInfo& t) {
     if (t.made) return t.made([](std::size_t n, const auto& body) { body(0, n); });
     if (t.stride.empty()) return t;
     TensorInfo dense = t;
@@ -67,7 +68,8 @@ inline TensorInfo contiguous(const TensorInfo& t) {
 }
 
 /// The tensor with other values, dense and f32.
-inline TensorInfo with_values(TensorInfo tensor, std::shared_ptr<std::vector<float>> values) {
+template <class = void>
+TensorInfo with_values(TensorInfo tensor, std::shared_ptr<std::vector<float>> values) {
     tensor.dtype = Dtype::f32, tensor.stride.clear(), tensor.mapped = false;
     tensor.data = reinterpret_cast<const std::byte*>(values->data());
     tensor.owner = std::move(values);
@@ -75,7 +77,8 @@ inline TensorInfo with_values(TensorInfo tensor, std::shared_ptr<std::vector<flo
 }
 
 /// All values as f32, row-major. Throws LoadError for a type that has no numbers.
-inline std::vector<float> to_floats(const TensorInfo& tensor) {
+template <class = void>
+std::vector<float> to_floats(const TensorInfo& tensor) {
     if (tensor.dtype == Dtype::other) throw LoadError{tensor.file, tensor.name, "a readable element type", "another"};
     const TensorInfo   t = contiguous(tensor);
     std::vector<float> values(t.elements());
@@ -91,7 +94,8 @@ inline std::vector<float> to_floats(const TensorInfo& tensor) {
 
 /// All values as 64-bit integers, row-major; fractions are cut off. Throws LoadError for a type that has no numbers and
 /// for a value that no such integer has.
-inline std::vector<std::int64_t> to_integers(const TensorInfo& tensor) {
+template <class = void>
+std::vector<std::int64_t> to_integers(const TensorInfo& tensor) {
     if (tensor.dtype == Dtype::other) throw LoadError{tensor.file, tensor.name, "a readable element type", "another"};
     const TensorInfo          t = contiguous(tensor);
     std::vector<std::int64_t> values(t.elements());

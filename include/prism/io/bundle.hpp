@@ -64,8 +64,8 @@ inline std::uint32_t crc32_of(std::span<const std::byte> bytes) {
 }
 
 /// The member of an object in a bundle's header. Throws FormatError where there is none that `fits`.
-template <class Fits>
-const Json& bundle_member(const Json& object, const char* key, const std::string& file, const std::string& whose, const char* needed, Fits fits) {
+template <class J, class Fits>
+const J& bundle_member(const J& object, const char* key, const std::string& file, const std::string& whose, const char* needed, Fits fits) {
     const auto at = object.is_object() ? object.find(key) : object.end();
     if (!object.is_object() || at == object.end() || !fits(*at))
         throw FormatError{file, bundle_header_at, whose + " needs '" + key + "', " + needed};
@@ -85,7 +85,8 @@ inline bool is_bundle(const std::filesystem::path& path) {
 
 /// Throws FormatError unless the header is whole and its runs fill the file exactly, and for a file of another version,
 /// which has to be written again. Runs without a checksum are not looked at.
-inline Bundle read_bundle(const std::shared_ptr<const MappedFile>& file) {
+template <class T = void>
+Bundle read_bundle(const std::shared_ptr<const MappedFile>& file) {
     ByteReader in{file->bytes(), file->path()};
     if (in.text(detail::bundle_magic.size(), "the beginning") != detail::bundle_magic)
         throw FormatError{in.file(), 0, "this is no packed file of prism"};
@@ -100,25 +101,26 @@ inline Bundle read_bundle(const std::shared_ptr<const MappedFile>& file) {
     if (detail::crc32_of(std::as_bytes(std::span{text})) != crc)
         throw FormatError{in.file(), detail::bundle_header_at, "the header does not match its checksum: the file is damaged"};
 
-    Json header;
+    using J = detail::Late<Json, T>;
+    J header;
     try {
-        header = parse_json(text, in.file());
+        header = parse_json<J>(text, in.file());
     } catch (const FormatError& e) { throw FormatError{in.file(), detail::bundle_header_at + e.byte, "in the header: " + e.problem}; }
-    const auto is_object = [](const Json& json) { return json.is_object(); };
-    const auto is_number = [](const Json& json) { return json.is_number_unsigned(); };
+    const auto is_object = [](const J& json) { return json.is_object(); };
+    const auto is_number = [](const J& json) { return json.is_number_unsigned(); };
     Bundle     bundle{.file = file, .contents = detail::bundle_member(header, "contents", in.file(), "the header", "an object", is_object), .entries = {}};
-    const Json& list = detail::bundle_member(header, "entries", in.file(), "the header", "a list", [](const Json& json) { return json.is_array(); });
+    const J&   list = detail::bundle_member(header, "entries", in.file(), "the header", "a list", [](const J& json) { return json.is_array(); });
 
     in.take(detail::aligned(in.offset(), detail::bundle_page) - in.offset(), "the padding before the data");
     const auto            data = in.take(in.remaining(), "the data");
     std::uint64_t         end = 0;
     std::set<std::string> names;
-    for (const Json& json : list) {
-        const auto text_of = [](const Json& name) { return name.is_string(); };
-        BundleEntry       entry{.name = detail::bundle_member(json, "name", in.file(), "an entry", "a string", text_of).get<std::string>(), .about = {}, .bytes = {}};
+    for (const J& json : list) {
+        const auto text_of = [](const J& name) { return name.is_string(); };
+        BundleEntry       entry{.name = detail::bundle_member(json, "name", in.file(), "an entry", "a string", text_of).template get<std::string>(), .about = {}, .bytes = {}};
         const std::string whose = "entry '" + entry.name + "'";
         const auto        refuse = [&](const std::string& problem) { throw FormatError{in.file(), detail::bundle_header_at, whose + " " + problem}; };
-        const auto        number = [&](const char* key) { return detail::bundle_member(json, key, in.file(), whose, "a whole number", is_number).get<std::uint64_t>(); };
+        const auto        number = [&](const char* key) { return detail::bundle_member(json, key, in.file(), whose, "a whole number", is_number).template get<std::uint64_t>(); };
         const std::uint64_t begin = number("begin"), last = number("end");
         entry.about = detail::bundle_member(json, "about", in.file(), whose, "an object", is_object);
         if (!names.insert(entry.name).second) refuse("stands twice in the header");
@@ -142,7 +144,8 @@ inline Bundle read_bundle(const std::shared_ptr<const MappedFile>& file) {
 template <class Write>
     requires std::invocable<Write&, std::span<const std::byte>>
 void write_bundle(Write&& write, const std::string& file, const Json& contents, std::span<const BundleEntry> entries) {
-    Json                  list = Json::array();
+    using J = detail::Late<Json, Write>;
+    J                     list = J::array();
     std::uint64_t         end = 0;
     std::set<std::string> names;
     for (const BundleEntry& entry : entries) {
@@ -154,8 +157,8 @@ void write_bundle(Write&& write, const std::string& file, const Json& contents, 
     }
     std::string text;
     try {
-        text = Json{{"contents", contents}, {"entries", std::move(list)}}.dump();
-    } catch (const Json::exception&) {
+        text = J{{"contents", contents}, {"entries", std::move(list)}}.dump();
+    } catch (const typename J::exception&) {
         throw LoadError{file, "a name or another text to be packed is no UTF-8"};
     }
     const std::uint32_t  numbers[2]{detail::bundle_version, detail::crc32_of(std::as_bytes(std::span{text}))};
@@ -181,7 +184,8 @@ void write_bundle(Write&& write, const std::string& file, const Json& contents, 
 }
 
 /// Writes such a file; it appears whole or not at all. Also throws LoadError when the disk fails.
-inline void write_bundle(const std::filesystem::path& path, const Json& contents, std::span<const BundleEntry> entries) {
+template <class = void>
+void write_bundle(const std::filesystem::path& path, const Json& contents, std::span<const BundleEntry> entries) {
     NewFile out{path};
     write_bundle([&](std::span<const std::byte> bytes) { out.write(bytes); }, path.string(), contents, entries);
     out.commit();

@@ -43,6 +43,7 @@ class Checkpoint {
 public:
     Checkpoint() = default;
     /// Tensors that somebody has in hand. Throws LoadError when a name stands twice. `file` is for messages.
+    template <class = void>
     Checkpoint(std::string file, std::vector<TensorInfo> tensors) : file_(std::move(file)) {
         for (TensorInfo& t : tensors) insert(std::move(t));
     }
@@ -66,6 +67,7 @@ public:
         return sum;
     }
     /// Null when there is no tensor of that name. The pointer is good until the next add().
+    template <class = void>
     const TensorInfo* find(std::string_view name) const {
         const auto at = index_.find(name);
         return at == index_.end() ? nullptr : &tensors_[at->second];
@@ -73,6 +75,7 @@ public:
 
     /// Adds the tensors of `other` with "prefix." before their names; an empty prefix leaves them as they are. Throws
     /// LoadError when a name is taken; then nothing is added.
+    template <class = void>
     void add(const Checkpoint& other, const std::string& prefix = {}) {
         Checkpoint sum = *this;
         if (sum.file_.empty()) sum.file_ = other.file_;
@@ -84,6 +87,7 @@ public:
     }
 
     /// The tensors whose names start with "prefix.", without it.
+    template <class = void>
     Checkpoint below(const std::string& prefix) const {
         Checkpoint        part;
         const std::string start = prefix + ".";
@@ -102,6 +106,7 @@ private:
         std::size_t operator()(std::string_view name) const { return std::hash<std::string_view>{}(name); }
     };
 
+    template <class = void>
     void insert(TensorInfo&& t) {
         if (!index_.try_emplace(t.name, tensors_.size()).second) {
             const TensorInfo& first = *find(t.name);

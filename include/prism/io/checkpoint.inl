@@ -40,11 +40,12 @@ std::vector<TensorInfo> read_tensors(const std::shared_ptr<const MappedFile>& fi
     throw FormatError{file->path(), 0, "this is no safetensors, torch.save, npz or GGUF file, or it is damaged"};
 }
 
-template <class>
+template <class T>
 std::map<std::string, std::set<std::string>> parse_shard_index(std::string_view text, const std::string& file) {
-    Json json;
+    using J = detail::Late<Json, T>;
+    J json;
     try {
-        json = parse_json(text, file);
+        json = parse_json<J>(text, file);
     } catch (const FormatError& e) { throw LoadError{file, "byte " + std::to_string(e.byte) + ": " + e.problem}; }
     const auto map = json.is_object() ? json.find("weight_map") : json.end();
     if (map == json.end() || !map->is_object())

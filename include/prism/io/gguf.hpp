@@ -152,7 +152,8 @@ inline void decode_q6_k(const std::byte* block, float* y) {
 }  // namespace detail
 
 /// Unpacks whole blocks to f32. Throws ShapeError unless `packed` and `values` are the same whole number of blocks.
-inline void dequantise(GgmlType type, std::span<const std::byte> packed, std::span<float> values) {
+template <class = void>
+void dequantise(GgmlType type, std::span<const std::byte> packed, std::span<float> values) {
     const GgmlLayout* layout = ggml_layout(type);
     if (!layout)
         throw ShapeError{"dequantise", "type", "a type of ggml_layouts", std::to_string(static_cast<unsigned>(type))};
@@ -188,7 +189,8 @@ struct GgufTensor {
     std::uint64_t bytes = 0;
 };
 
-inline std::vector<float> to_floats(const GgufTensor& tensor) {
+template <class = void>
+std::vector<float> to_floats(const GgufTensor& tensor) {
     std::vector<float> values(tensor.info.elements());
     dequantise(tensor.type, {tensor.info.data, static_cast<std::size_t>(tensor.bytes)}, values);
     return values;
@@ -201,6 +203,7 @@ public:
     enum class Type : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, text, array, u64, i64, f64 };
 
     /// One value; bytes that `in` can read are certain to be there afterwards.
+    template <class = void>
     GgufValue(ByteReader& in, std::string key) : file_(in.file()), key_(std::move(key)) {
         type_ = read_type(in);
         if (type_ == Type::array) {
@@ -228,14 +231,19 @@ public:
     Type          type() const { return type_; }  // of the items, in an array
     std::uint64_t size() const { return n_; }
 
+    template <class = void>
     std::int64_t integer() const { return one(integers(), "an integer"); }
-    double       real() const { return one(reals(), "a number"); }
-    bool         flag() const {
-                return type_ == Type::boolean ? one(integers(), "true or false") != 0 : wrong("true or false");
+    template <class = void>
+    double real() const { return one(reals(), "a number"); }
+    template <class = void>
+    bool flag() const {
+        return type_ == Type::boolean ? one(integers(), "true or false") != 0 : wrong("true or false");
     }
+    template <class = void>
     std::string_view text() const { return one(texts(), "a string"); }
 
     /// Of an array, or the one value.
+    template <class = void>
     std::vector<std::int64_t> integers() const {
         if (type_ == Type::text || type_ == Type::f32 || type_ == Type::f64) wrong("integers");
         TensorInfo t = tensor();
@@ -245,6 +253,7 @@ public:
             wrong("integers below 2^63");
         return values;
     }
+    template <class = void>
     std::vector<double> reals() const {
         if (type_ == Type::text) wrong("numbers");
         std::vector<double> values;
@@ -253,6 +262,7 @@ public:
         return values;
     }
     /// The texts lie in the file, and live as long as its Gguf.
+    template <class = void>
     std::vector<std::string_view> texts() const {
         if (type_ != Type::text) wrong("strings");
         std::vector<std::string_view> values;
@@ -284,6 +294,7 @@ private:
         if (is_array_) wrong(allowed);
         return values.front();
     }
+    template <class = void>
     [[noreturn]] bool wrong(const char* allowed) const {
         constexpr std::array names{"u8",       "i8",       "u16", "i16", "u32", "i32", "f32", "a truth value",
                                    "a string", "an array", "u64", "i64", "f64"};
@@ -303,6 +314,7 @@ private:
 class Gguf {
 public:
     /// Throws FormatError.
+    template <class = void>
     explicit Gguf(std::shared_ptr<const MappedFile> file) : file_(std::move(file)) {
         ByteReader in{file_->bytes(), file_->path()};
         if (in.text(4, "the magic bytes") != "GGUF") throw FormatError{file_->path(), 0, "this is no GGUF file"};
@@ -330,6 +342,7 @@ public:
         for (std::uint64_t i = 0; i < n_tensors; ++i) read_tensor(in);
         place_tensors(in);
     }
+    template <class = void>
     static Gguf open(const std::filesystem::path& path, FileMode mode = FileMode::map) {
         return Gguf{MappedFile::open(path, mode)};
     }
@@ -337,8 +350,10 @@ public:
     const std::string&                                   file() const { return file_->path(); }
     std::uint32_t                                        version() const { return version_; }
     const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
+    template <class = void>
     bool has(std::string_view key) const { return metadata_.find(key) != metadata_.end(); }
     /// Throws ConfigError when the key is missing.
+    template <class = void>
     const GgufValue& get(std::string_view key) const {
         const auto at = metadata_.find(key);
         if (at == metadata_.end()) throw ConfigError{file(), std::string(key), "", "a value"};
@@ -355,6 +370,7 @@ public:
 
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
     /// Null when there is none of that name.
+    template <class = void>
     const GgufTensor* find(std::string_view name) const {
         const auto at = index_.find(std::string(name));
         return at == index_.end() ? nullptr : &tensors_[at->second];
@@ -365,6 +381,7 @@ private:
         return std::string(in.text(in.read<std::uint64_t>(what), what));
     }
 
+    template <class = void>
     void read_tensor(ByteReader& in) {
         const std::uint64_t at = in.offset();
         GgufTensor          t;
@@ -378,7 +395,7 @@ private:
         for (std::uint32_t d = 0; d < rank; ++d)
             t.info.shape.push_back(static_cast<std::size_t>(in.read<std::uint64_t>("a dimension")));
         const std::size_t row = t.info.shape.front();  // ggml's fastest dimension comes first
-        std::ranges::reverse(t.info.shape);
+        std::reverse(t.info.shape.begin(), t.info.shape.end());
         t.type = static_cast<GgmlType>(in.read<std::uint32_t>("a tensor's type"));
         const GgmlLayout* layout = ggml_layout(t.type);
         if (!layout) {
@@ -398,6 +415,7 @@ private:
     }
 
     /// The data begins at the next multiple of the alignment, and every tensor at a multiple from there.
+    template <class = void>
     void place_tensors(ByteReader& in) {
         std::uint64_t alignment = 32;
         if (const auto at = metadata_.find("general.alignment"); at != metadata_.end()) {

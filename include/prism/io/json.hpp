@@ -24,6 +24,15 @@ using Json = nlohmann::json;
 
 namespace detail {
 
+template <class Type, class>
+struct LateType {
+    using type = Type;
+};
+/// Type, as a template names it that has a parameter T: a compiler then looks into Type where the template is used, and not
+/// wherever its header is included. Of Json that saves most of what including costs.
+template <class Type, class T>
+using Late = typename LateType<Type, T>::type;
+
 /// Builds a Json value from the parser's events, and is stricter than JSON: no name twice in an object, no more than
 /// `max_depth` levels.
 template <class J>

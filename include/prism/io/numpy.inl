@@ -30,6 +30,7 @@ inline constexpr std::array npy_types{
     NpyType{"b1", Dtype::boolean}};
 
 /// The header, a Python dictionary: {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
+template <class = void>
 class NpyHeader {
 public:
     std::string              descr;
@@ -44,7 +45,7 @@ public:
             const std::string key = quoted();
             need(":");
             const std::array<std::string_view, 3> keys{"descr", "fortran_order", "shape"};
-            const auto which = static_cast<std::size_t>(std::ranges::find(keys, key) - keys.begin());
+            const auto which = static_cast<std::size_t>(std::find(keys.begin(), keys.end(), key) - keys.begin());
             if (which == keys.size()) fail("the unknown key '" + key + "'");
             if (std::exchange(seen[which], true)) fail("the key '" + key + "' twice");
             if (which == 0) descr = quoted();
@@ -141,8 +142,8 @@ TensorInfo read_npy(const std::shared_ptr<const MappedFile>& file, std::string n
     const detail::NpyHeader header{in.text(header_bytes, "the header"), file->path(), header_at};
 
     const char order = header.descr.empty() ? ' ' : header.descr.front();
-    const auto type = std::ranges::find(
-        detail::npy_types, std::string_view(header.descr).substr(header.descr.empty() ? 0 : 1), &detail::NpyType::code);
+    const auto code = std::string_view(header.descr).substr(header.descr.empty() ? 0 : 1);
+    const auto type = std::ranges::find_if(detail::npy_types, [&](const detail::NpyType& t) { return t.code == code; });
     if (order == '>')
         throw FormatError{file->path(), header_at,
                           "the numbers are big-endian ('" + header.descr + "'); save them with astype('<...')"};
@@ -193,7 +194,7 @@ std::vector<TensorInfo> read_npz(const std::filesystem::path& path, FileMode mod
 template <class>
 void write_npy(const std::filesystem::path& path, Dtype dtype, const std::vector<std::size_t>& shape,
                       std::span<const std::byte> bytes) {
-    const auto type = std::ranges::find(detail::npy_types, dtype, &detail::NpyType::dtype);
+    const auto type = std::ranges::find_if(detail::npy_types, [&](const detail::NpyType& t) { return t.dtype == dtype; });
     const auto bits = checked_bits(shape, 8 * item_bytes(dtype));
     if (type == detail::npy_types.end())
         throw LoadError{path.string(), "numpy has no type for " + std::string(to_string(dtype))};

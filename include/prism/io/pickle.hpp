@@ -84,6 +84,7 @@ public:
     /// Longer pickles than this have no business in a file of weights: 10000 tensors take less than 2 MB.
     static constexpr std::size_t max_bytes = std::size_t{64} << 20;
 
+    template <class = void>
     explicit Unpickler(PickleHost& host) : host_(&host) {}
     Unpickler(const Unpickler&) = delete;
     Unpickler& operator=(const Unpickler&) = delete;
@@ -91,6 +92,7 @@ public:
     /// Runs one pickle, up to and including its STOP. Each operand is checked against what is left of `in`, and each
     /// opcode adds at most one value, so memory stays within a small multiple of the bytes read. Throws FormatError
     /// that names the opcode or global and its offset.
+    template <class = void>
     PickleValue load(ByteReader& in) {
         const std::size_t start = in.at();
         stack_.clear(), marks_.clear(), memo_.clear();
@@ -110,6 +112,7 @@ public:
     }
 
     /// A new container, for hosts.
+    template <class = void>
     PickleValue make(Kind kind, std::vector<PickleValue> values = {}) {
         PickleValue v;
         v.kind = kind, v.items = &containers_.emplace_back(PickleValue::Items{std::move(values)});
@@ -135,6 +138,7 @@ private:
     };
     // clang-format on
 
+    template <class = void>
     void step(std::uint8_t opcode, ByteReader& in, const PickleAt& at) {
         switch (opcode) {
             case proto:
@@ -211,6 +215,7 @@ private:
         stack_.pop_back();
         return value;
     }
+    template <class = void>
     std::vector<PickleValue> pop_many(std::size_t n, const PickleAt& at) {
         if (stack_.size() < floor() + n) underflow(at);
         const auto               first = stack_.end() - static_cast<std::ptrdiff_t>(n);
@@ -218,6 +223,7 @@ private:
         stack_.erase(first, stack_.end());
         return items;
     }
+    template <class = void>
     std::vector<PickleValue> pop_to_mark(const PickleAt& at) {
         if (marks_.empty()) underflow(at);
         auto items = pop_many(stack_.size() - floor(), at);
@@ -228,34 +234,44 @@ private:
         at.fail("the pickle takes more values than it has pushed");
     }
 
+    template <class = void>
     void put(std::uint32_t index, const PickleAt& at) { memo_[index] = top(at); }
+    template <class = void>
     void get(std::uint32_t index, const PickleAt& at) {
         const auto found = memo_.find(index);
         if (found == memo_.end()) at.fail("the memo has no entry " + std::to_string(index));
         push(found->second);
     }
 
+    template <class = void>
     void push(PickleValue value) { stack_.push_back(value); }
+    template <class = void>
     void push_integer(std::int64_t n) { push(PickleValue::of(Kind::integer, n)); }
+    template <class = void>
     void push_real(std::uint64_t big_endian) {
         PickleValue v;
         v.kind = Kind::real, v.real = std::bit_cast<double>(__builtin_bswap64(big_endian));
         push(v);
     }
+    template <class = void>
     void push_text(std::string_view text) {
         PickleValue v;
         v.kind = Kind::text, v.text_data = text.data(), v.text_bytes = static_cast<std::uint32_t>(text.size());
         push(v);
     }
+    template <class = void>
     void push_tuple(std::vector<PickleValue> items) { push(make(Kind::tuple, std::move(items))); }
+    template <class = void>
     void push_symbol(std::string_view module, std::string_view name, const PickleAt& at) {
         push(PickleValue::of(Kind::symbol, host_->symbol(module, name, at)));
     }
+    template <class = void>
     void append_to_list(const std::vector<PickleValue>& items, const PickleAt& at) {
         if (!top(at).is(Kind::list)) at.fail("values are appended to something that is no list");
         auto& values = top(at).items->values;
         values.insert(values.end(), items.begin(), items.end());
     }
+    template <class = void>
     void set_in_dict(const std::vector<PickleValue>& items, const PickleAt& at) {
         if (!top(at).is(Kind::dict)) at.fail("items are set in something that is no dict");
         if (items.size() % 2 != 0) at.fail("a dict gets a key without a value");
@@ -265,6 +281,7 @@ private:
     }
 
     /// Little-endian two's complement of as many bytes as it needs.
+    template <class = void>
     static std::int64_t read_long1(ByteReader& in, const PickleAt& at) {
         const auto bytes = in.text(in.read<std::uint8_t>("LONG1"), "LONG1");
         if (bytes.size() > sizeof(std::int64_t)) at.fail("an integer of " + std::to_string(bytes.size()) + " bytes");
@@ -272,6 +289,7 @@ private:
         for (std::size_t i = bytes.size(); i-- > 0;) n = n << 8 | static_cast<std::uint8_t>(bytes[i]);
         return static_cast<std::int64_t>(n);
     }
+    template <class = void>
     static std::string name_of(std::uint8_t opcode) {
         static constexpr std::pair<std::uint8_t, const char*> names[]{{'0', "POP"},
                                                                       {'1', "POP_MARK"},

@@ -52,13 +52,15 @@ inline constexpr std::array safetensors_types{SafetensorsType{"U64", 64, Dtype::
                                               SafetensorsType{"BOOL", 8, Dtype::boolean}};
 
 /// One tensor of a header, with every statement checked that concerns it alone.
+template <class J>
 class SafetensorsEntry {
 public:
-    SafetensorsEntry(const std::string& file, const std::string& name, const Json& json) : file_(file), name_(name) {
+    SafetensorsEntry(const std::string& file, const std::string& name, const J& json) : file_(file), name_(name) {
         if (!json.is_object()) refuse("is described by no object");
-        const Json& dtype = member(json, "dtype");
-        const auto  type = std::ranges::find(
-             safetensors_types, dtype.is_string() ? dtype.get_ref<const std::string&>() : "", &SafetensorsType::name);
+        const J&    dtype = member(json, "dtype");
+        const auto  type = std::ranges::find_if(safetensors_types, [&](const SafetensorsType& t) {
+            return dtype.is_string() && dtype.template get_ref<const std::string&>() == t.name;
+        });
         if (type == safetensors_types.end()) refuse("has the unknown dtype " + dtype.dump(-1, ' ', true));
         const auto offsets = numbers(json, "data_offsets");
         if (offsets.size() != 2) refuse("has " + std::to_string(offsets.size()) + " data_offsets, where 2 are needed");
@@ -84,20 +86,20 @@ public:
     std::uint64_t begin = 0, end = 0;
 
 private:
-    const Json& member(const Json& json, const char* key) const {
+    const J& member(const J& json, const char* key) const {
         const auto at = json.find(key);
         if (at == json.end()) refuse(std::string("has no ") + key);
         return *at;
     }
-    std::vector<std::size_t> numbers(const Json& json, const char* key) const {
-        const Json& list = member(json, key);
+    std::vector<std::size_t> numbers(const J& json, const char* key) const {
+        const J& list = member(json, key);
         if (!list.is_array()) refuse(std::string("has a ") + key + " that is no list");
         std::vector<std::size_t> values;
-        for (const Json& item : list) {
+        for (const J& item : list) {
             if (!item.is_number_unsigned())
                 refuse(std::string("has ") + item.dump(-1, ' ', true) + " in its " + key +
                        ", where a whole number is needed");
-            values.push_back(item.get<std::size_t>());
+            values.push_back(item.template get<std::size_t>());
         }
         return values;
     }
@@ -105,11 +107,11 @@ private:
     std::string file_, name_;
 };
 
-template <class>
+template <class T>
 std::string safetensors_header(const std::string& file, std::span<const TensorData> tensors, const std::map<std::string, std::string>& metadata,
                                std::vector<const TensorData*>& order) {
     const auto place = [](const TensorData& t) {
-        return std::ranges::find(safetensors_types, t.dtype, &SafetensorsType::dtype);
+        return std::ranges::find_if(safetensors_types, [&](const SafetensorsType& type) { return type.dtype == t.dtype; });
     };
     for (const TensorData& t : tensors) {
         if (t.dtype == Dtype::other) throw LoadError{file, t.name, "an element type of the format", "another"};
@@ -122,7 +124,8 @@ std::string safetensors_header(const std::string& file, std::span<const TensorDa
     }
     std::ranges::sort(order, {}, [&](const TensorData* t) { return std::tuple{place(*t), std::string_view(t->name)}; });
 
-    nlohmann::ordered_json header = nlohmann::ordered_json::object();
+    using J = Late<nlohmann::ordered_json, T>;
+    J header = J::object();
     if (!metadata.empty()) header["__metadata__"] = metadata;
     std::uint64_t end = 0;
     for (const TensorData* t : order) {
@@ -133,7 +136,7 @@ std::string safetensors_header(const std::string& file, std::span<const TensorDa
     std::string text;
     try {
         text = header.dump();
-    } catch (const nlohmann::ordered_json::exception&) {
+    } catch (const typename J::exception&) {
         throw LoadError{file, "a tensor's name or a piece of metadata is no UTF-8"};
     }
     text.resize((text.size() + 7) / 8 * 8, ' ');  // so that every tensor is aligned for its type
@@ -142,7 +145,7 @@ std::string safetensors_header(const std::string& file, std::span<const TensorDa
 
 }  // namespace detail
 
-template <class>
+template <class T>
 Safetensors read_safetensors(const std::shared_ptr<const MappedFile>& file) {
     ByteReader in{file->bytes(), file->path()};
     const auto header_bytes = in.read<std::uint64_t>("the header length");
@@ -153,13 +156,14 @@ Safetensors read_safetensors(const std::shared_ptr<const MappedFile>& file) {
     const auto          text = in.text(header_bytes, "the header");
     if (!text.starts_with('{')) throw FormatError{in.file(), header_at, "the header is no JSON object"};
 
-    Json header;
+    using J = detail::Late<Json, T>;
+    J header;
     try {
-        header = parse_json(text, in.file());
+        header = parse_json<J>(text, in.file());
     } catch (const FormatError& e) { throw FormatError{in.file(), header_at + e.byte, "in the header: " + e.problem}; }
 
-    Safetensors                           result;
-    std::vector<detail::SafetensorsEntry> entries;
+    Safetensors                              result;
+    std::vector<detail::SafetensorsEntry<J>> entries;
     entries.reserve(header.size());
     for (const auto& [name, json] : header.items()) {
         if (name != "__metadata__") {

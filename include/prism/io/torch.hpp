@@ -90,6 +90,7 @@ inline constexpr std::array torch_symbols{
 };
 
 /// What the globals of state dicts mean.
+template <class = void>
 class TorchHost final : public PickleHost {
 public:
     using Kind = PickleValue::Kind;
@@ -192,8 +193,8 @@ private:
     static void need(const PickleValue& tuple, std::initializer_list<Kind> kinds, const PickleAt& at) {
         bool good = tuple.is(Kind::tuple) && tuple.values().size() >= kinds.size();
         if (good)
-            good = std::ranges::equal(kinds, std::span(tuple.values()).first(kinds.size()),
-                                      [](Kind kind, const PickleValue& v) { return kind == any_kind || v.is(kind); });
+            good = std::equal(kinds.begin(), kinds.end(), tuple.values().begin(),
+                              [](Kind kind, const PickleValue& v) { return kind == any_kind || v.is(kind); });
         if (!good) at.fail("a call or persistent id with arguments that do not fit it");
     }
 
@@ -236,11 +237,11 @@ private:
 };
 
 /// Walks the object of a file and lists its tensors.
-template <class FindStorage>
+template <class Host, class FindStorage>
 class TorchTensors {
 public:
     /// `find(key)` gives the bytes of a storage as std::optional<std::span<const std::byte>>.
-    TorchTensors(const std::shared_ptr<const MappedFile>& file, const TorchHost& host, FindStorage find)
+    TorchTensors(const std::shared_ptr<const MappedFile>& file, const Host& host, FindStorage find)
         : file_(file), host_(&host), find_(std::move(find)) {}
 
     std::vector<TensorInfo> list(const PickleValue& root, std::size_t pickle_bytes) {
@@ -315,8 +316,8 @@ private:
     };
 
     /// The tensor, known to lie within its storage and its storage within the file.
-    TensorInfo checked(const TorchHost::Tensor& pickled, const Fault& fault) {
-        const TorchHost::Storage& storage = *pickled.storage;
+    TensorInfo checked(const typename Host::Tensor& pickled, const Fault& fault) {
+        const auto& storage = *pickled.storage;
         TensorInfo                t;
         t.name = fault.name;
         t.file = fault.file;
@@ -396,7 +397,7 @@ private:
     }
 
     std::shared_ptr<const MappedFile> file_;
-    const TorchHost*                  host_;
+    const Host*                       host_;
     FindStorage                       find_;
     std::vector<Level>                open_;
     std::vector<TensorInfo>           tensors_;
@@ -418,7 +419,8 @@ inline constexpr std::string_view torch_legacy_magic{"\x80\x02\x8a\x0a\x6c\xfc\x
 
 /// The tensors of a zipped file. Storages are pointed into, and not checksummed: PyTorch can be told not to compute
 /// checksums, and reading 50 GB to list them would be too slow. Throws FormatError.
-inline std::vector<TensorInfo> read_torch_zip(const ZipArchive& zip) {
+template <class T = void>
+std::vector<TensorInfo> read_torch_zip(const ZipArchive& zip) {
     const auto& file = zip.file();
     const auto& entries = zip.entries();
     if (entries.empty()) throw FormatError{file->path(), 0, "the zip file is empty"};
@@ -441,11 +443,11 @@ inline std::vector<TensorInfo> read_torch_zip(const ZipArchive& zip) {
     if (const ZipEntry* order = stored("byteorder"); order && detail::as_text(order->packed) != "little")
         zip.refuse(*order, "says that the bytes are in another order than 'little'");
 
-    detail::TorchHost host;
-    Unpickler         machine{host};
-    ByteReader        in{pickle->packed, file->path(), pickle->offset};
-    const PickleValue root = machine.load(in);
-    const auto        find = [&](const std::string& key) -> std::optional<std::span<const std::byte>> {
+    detail::TorchHost<T> host;
+    Unpickler            machine{host};
+    ByteReader           in{pickle->packed, file->path(), pickle->offset};
+    const PickleValue    root = machine.load(in);
+    const auto           find = [&](const std::string& key) -> std::optional<std::span<const std::byte>> {
         const ZipEntry* entry = stored("data/" + key);
         return entry ? std::optional{entry->packed} : std::nullopt;
     };
@@ -453,13 +455,14 @@ inline std::vector<TensorInfo> read_torch_zip(const ZipArchive& zip) {
 }
 
 /// The tensors of a file from before PyTorch 1.6: five pickles, then the storages. Throws FormatError.
-inline std::vector<TensorInfo> read_torch_legacy(const std::shared_ptr<const MappedFile>& file) {
+template <class T = void>
+std::vector<TensorInfo> read_torch_legacy(const std::shared_ptr<const MappedFile>& file) {
     using Kind = PickleValue::Kind;
     ByteReader in{file->bytes(), file->path()};
     if (in.text(detail::torch_legacy_magic.size(), "the magic number") != detail::torch_legacy_magic)
         throw FormatError{file->path(), 0, "torch.save did not write this file"};
-    detail::TorchHost host;
-    Unpickler         machine{host};
+    detail::TorchHost<T> host;
+    Unpickler            machine{host};
 
     constexpr std::int64_t known_version = 1001;
     if (const auto version = machine.load(in); !version.is(Kind::integer) || version.integer != known_version)
@@ -500,7 +503,8 @@ inline std::vector<TensorInfo> read_torch_legacy(const std::shared_ptr<const Map
 }
 
 /// Either kind, told apart by content. Throws FormatError.
-inline std::vector<TensorInfo> read_torch(const std::shared_ptr<const MappedFile>& file) {
+template <class = void>
+std::vector<TensorInfo> read_torch(const std::shared_ptr<const MappedFile>& file) {
     const auto text = detail::as_text(file->bytes());
     if (text.starts_with(detail::zip_magic)) return read_torch_zip(ZipArchive{file});
     constexpr std::size_t tar_magic_at = 257;
@@ -511,7 +515,8 @@ inline std::vector<TensorInfo> read_torch(const std::shared_ptr<const MappedFile
 }
 
 /// Also throws LoadError when the file cannot be read.
-inline std::vector<TensorInfo> read_torch(const std::filesystem::path& path, FileMode mode = FileMode::map) {
+template <class = void>
+std::vector<TensorInfo> read_torch(const std::filesystem::path& path, FileMode mode = FileMode::map) {
     return read_torch(MappedFile::open(path, mode));
 }
 

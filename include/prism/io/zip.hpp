@@ -42,6 +42,7 @@ class ZipArchive {
 public:
     /// Throws FormatError for a damaged directory, and for entries that are encrypted, packed in a way other than
     /// deflate, spread over disks, named twice, or named to leave their folder.
+    template <class = void>
     explicit ZipArchive(std::shared_ptr<const MappedFile> file) : file_(std::move(file)) {
         const Directory         directory = find_directory();
         ByteReader              in = reader(directory.offset, directory.bytes);
@@ -61,13 +62,15 @@ public:
 
     const std::vector<ZipEntry>&             entries() const { return entries_; }
     const std::shared_ptr<const MappedFile>& file() const { return file_; }
-    const ZipEntry*                          find(const std::string& name) const {
-                                 const auto at = index_.find(name);
-                                 return at == index_.end() ? nullptr : &entries_[at->second];
+    template <class = void>
+    const ZipEntry* find(const std::string& name) const {
+        const auto at = index_.find(name);
+        return at == index_.end() ? nullptr : &entries_[at->second];
     }
 
     /// The unpacked bytes: the archive's own where the entry is stored, else inflated memory. They are as many as the
     /// directory says and have its checksum, or FormatError is thrown; so it is when they are more than `limit_bytes`.
+    template <class = void>
     std::shared_ptr<const MappedFile> content(const ZipEntry& entry, std::uint64_t limit_bytes) const {
         if (entry.bytes > limit_bytes)
             refuse(entry, "unpacks to " + std::to_string(entry.bytes) + " bytes, over the limit of " +
@@ -123,6 +126,7 @@ private:
         throw FormatError{file_->path(), all.size(), "the zip file is cut off: its directory is missing"};
     }
 
+    template <class = void>
     Directory find_directory() const {
         const std::uint64_t end = find_end();
         ByteReader          in = reader(end + 4, 18);
@@ -164,6 +168,7 @@ private:
         return directory;
     }
 
+    template <class = void>
     ZipEntry read_entry(ByteReader& in) const {
         const std::uint64_t at = in.offset();
         if (in.text(4, "a zip directory entry") != "PK\x01\x02")
@@ -238,6 +243,7 @@ private:
         return true;
     }
 
+    template <class = void>
     std::vector<std::byte> inflated(const ZipEntry& entry) const {
         std::vector<std::byte> out(static_cast<std::size_t>(entry.bytes));
         z_stream               z{};

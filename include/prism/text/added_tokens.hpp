@@ -34,6 +34,7 @@ struct AddedToken {
 class AddedTokens {
 public:
     /// Gives the token its id: that of its text where it has one, else the next one after all others.
+    template <class = void>
     std::int32_t add(const AddedToken& token, const Vocabulary& vocab) {
         if (token.special && specials_.insert(token.content).second) first_specials_.push_back(token);
         if (const auto known = ids_.find(token.content); known != ids_.end() && tokens_.at(known->second) == token)
@@ -44,6 +45,7 @@ public:
         return id;
     }
     /// To be called after adding: builds the tables that `split` searches with.
+    template <class = void>
     void prepare(const Vocabulary& vocab, const Normalizer& normalizer) {
         raw_ = {}, normalized_ = {};
         special_after_normalizing_ = false;
@@ -70,6 +72,7 @@ public:
     }
     bool is_special(std::string_view content) const { return specials_.contains(content); }
     /// How many added tokens are not in the vocabulary anyway.
+    template <class = void>
     std::size_t beyond(const Vocabulary& vocab) const {
         return static_cast<std::size_t>(
             std::count_if(ids_.begin(), ids_.end(), [&](const auto& entry) { return !vocab.find(entry.first); }));
@@ -120,6 +123,7 @@ public:
     }
 
 private:
+    template <class = void>
     std::int32_t next_id(const Vocabulary& vocab) const {
         const auto size = static_cast<std::int32_t>(vocab.size());
         return tokens_.empty() ? size : std::max(size, tokens_.rbegin()->first + 1);

@@ -42,7 +42,8 @@ public:
     struct Scratch;
 
     /// With a merge list: (left, right, result), the index is the rank. A pair that stands twice has its later rank.
-    Bpe(Vocabulary vocab, std::span<const std::array<std::int32_t, 3>> merges, BpeOptions options)
+    template <class = void>
+    Bpe(Vocabulary vocab, const std::vector<std::array<std::int32_t, 3>>& merges, BpeOptions options)
         : Bpe(std::move(vocab), options) {
         for (std::size_t id = 0; id < vocab_.end_id(); ++id)
             add_character(vocab_.token(static_cast<std::int32_t>(id)), static_cast<Symbol>(id));
@@ -56,6 +57,7 @@ public:
 
     /// With SentencePiece's scores: every way of cutting a piece into two is a merge, of a rank that falls with the
     /// score. `pieces` have passed check_pieces. Throws FormatError when a piece stands twice.
+    template <class = void>
     Bpe(const SentencePieceModel& model, const std::string& file)
         : Bpe(vocabulary(model, file),
               {.unk = unknown(model), .fuse_unk = true, .byte_fallback = model.byte_fallback}) {
@@ -98,6 +100,7 @@ public:
     const BpeOptions& options() const { return options_; }
 
     /// Appends the ids of a piece of well-formed text (of any bytes, for a byte-level vocabulary).
+    template <class = void>
     void encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const;
 
 private:
@@ -114,6 +117,7 @@ private:
         std::string                 text;
     };
 
+    template <class = void>
     Bpe(Vocabulary vocab, BpeOptions options) : vocab_(std::move(vocab)), options_(options) {
         std::fill(std::begin(ascii_), std::end(ascii_), none);
         for (unsigned byte = 0; byte < 256; ++byte) {
@@ -126,11 +130,13 @@ private:
         return {'<', '0', 'x', digits[byte >> 4], digits[byte & 15], '>'};
     }
 
+    template <class = void>
     static std::int32_t unknown(const SentencePieceModel& model) {
         const auto is_unknown = [](const ScoredPiece& piece) { return piece.type == ScoredPiece::unknown; };
         return static_cast<std::int32_t>(std::find_if(model.pieces.begin(), model.pieces.end(), is_unknown) -
                                          model.pieces.begin());
     }
+    template <class = void>
     static Vocabulary vocabulary(const SentencePieceModel& model, const std::string& file) {
         Vocabulary vocab;
         for (std::size_t i = 0; i < model.pieces.size(); ++i)
@@ -144,11 +150,13 @@ private:
         return symbol < vocab_.end_id() ? vocab_.token(static_cast<std::int32_t>(symbol))
                                         : extras_[symbol - vocab_.end_id()].text;
     }
+    template <class = void>
     Symbol add_extra(Extra extra) {
         extras_.push_back(std::move(extra));
         return static_cast<Symbol>(vocab_.end_id() + extras_.size() - 1);
     }
     /// A token of one character is the symbol of that character.
+    template <class = void>
     void add_character(std::string_view token, Symbol symbol) {
         if (token.empty()) return;
         const unicode::Char c = unicode::decode(token, 0);
@@ -162,6 +170,7 @@ private:
         return symbol ? *symbol : none;
     }
     /// The symbol of a part of a SentencePiece piece: a piece itself, or a single character.
+    template <class = void>
     std::optional<Symbol> part(const std::vector<ScoredPiece>& pieces, std::string_view text) {
         const auto id = vocab_.find(text);
         if (id && pieces[static_cast<std::size_t>(*id)].matches()) return static_cast<Symbol>(*id);
@@ -172,6 +181,7 @@ private:
         add_character(text, symbol);
         return symbol;
     }
+    template <class = void>
     void add_merge(Symbol left, Symbol right, std::uint32_t rank, Symbol result) {
         merges_[std::uint64_t{left} << 32 | right] = {rank, result};
         if (text(right).starts_with(metaspace) && !text(left).ends_with(metaspace)) words_part_ = false;
@@ -181,11 +191,16 @@ private:
             byte_letters_[byte] = character(byte_letter(static_cast<unsigned char>(byte)));
     }
 
-    void  to_symbols(std::string_view piece, std::vector<Symbol>& symbols) const;
+    template <class = void>
+    void to_symbols(std::string_view piece, std::vector<Symbol>& symbols) const;
+    template <class = void>
     Merge look(Symbol left, Symbol right, Scratch& scratch) const;
-    void  merge_short(std::span<const Symbol> word, Scratch& scratch, std::vector<std::int32_t>& ids) const;
-    void  merge_long(std::span<const Symbol> text, Scratch& scratch, std::vector<std::int32_t>& ids) const;
-    void  emit(Symbol symbol, const Scratch& scratch, std::vector<std::int32_t>& ids) const;
+    template <class = void>
+    void merge_short(std::span<const Symbol> word, Scratch& scratch, std::vector<std::int32_t>& ids) const;
+    template <class = void>
+    void merge_long(std::span<const Symbol> text, Scratch& scratch, std::vector<std::int32_t>& ids) const;
+    template <class = void>
+    void emit(Symbol symbol, const Scratch& scratch, std::vector<std::int32_t>& ids) const;
 
     Vocabulary              vocab_;
     BpeOptions              options_;
@@ -215,7 +230,8 @@ struct Bpe::Scratch {
     std::size_t                                 start = 0;  // of this piece among the ids
 };
 
-inline void Bpe::to_symbols(std::string_view piece, std::vector<Symbol>& symbols) const {
+template <class>
+void Bpe::to_symbols(std::string_view piece, std::vector<Symbol>& symbols) const {
     bool       unknown_waits = false;  // fusing needs to look one character ahead
     const auto flush_unknown = [&] {
         if (std::exchange(unknown_waits, false)) symbols.push_back(static_cast<Symbol>(*options_.unk));
@@ -259,7 +275,8 @@ inline void Bpe::to_symbols(std::string_view piece, std::vector<Symbol>& symbols
     flush_unknown();
 }
 
-inline Bpe::Merge Bpe::look(Symbol left, Symbol right, Scratch& scratch) const {
+template <class>
+Bpe::Merge Bpe::look(Symbol left, Symbol right, Scratch& scratch) const {
     const Merge* found = merges_.find(std::uint64_t{left} << 32 | right);
     if (!found) return {};
     if (has_unused_ && unused_[found->result]) scratch.parts[found->result] = {left, right};
@@ -267,7 +284,8 @@ inline Bpe::Merge Bpe::look(Symbol left, Symbol right, Scratch& scratch) const {
 }
 
 /// A word: finding the lowest rank by looking at all is quicker than keeping order.
-inline void Bpe::merge_short(std::span<const Symbol> word, Scratch& scratch, std::vector<std::int32_t>& ids) const {
+template <class>
+void Bpe::merge_short(std::span<const Symbol> word, Scratch& scratch, std::vector<std::int32_t>& ids) const {
     std::array<Symbol, max_short> symbols;
     std::array<Merge, max_short>  merges;  // of a symbol and the next one
     std::size_t                   n = word.size();
@@ -288,7 +306,8 @@ inline void Bpe::merge_short(std::span<const Symbol> word, Scratch& scratch, std
 }
 
 /// A text of any length, in n log n: a list of the symbols that are left, and a queue of the merges that may be next.
-inline void Bpe::merge_long(std::span<const Symbol> text, Scratch& scratch, std::vector<std::int32_t>& ids) const {
+template <class>
+void Bpe::merge_long(std::span<const Symbol> text, Scratch& scratch, std::vector<std::int32_t>& ids) const {
     auto&      nodes = scratch.nodes;
     auto&      queue = scratch.queue;
     const auto n = static_cast<std::uint32_t>(text.size());
@@ -323,7 +342,8 @@ inline void Bpe::merge_long(std::span<const Symbol> text, Scratch& scratch, std:
     for (std::uint32_t at = 0; at != none; at = nodes[at].next) emit(nodes[at].symbol, scratch, ids);
 }
 
-inline void Bpe::emit(Symbol symbol, const Scratch& scratch, std::vector<std::int32_t>& ids) const {
+template <class>
+void Bpe::emit(Symbol symbol, const Scratch& scratch, std::vector<std::int32_t>& ids) const {
     if (symbol < vocab_.end_id()) {
         if (has_unused_ && unused_[symbol])
             if (const auto parts = scratch.parts.find(symbol); parts != scratch.parts.end()) {
@@ -341,7 +361,8 @@ inline void Bpe::emit(Symbol symbol, const Scratch& scratch, std::vector<std::in
         ids.push_back(static_cast<std::int32_t>(byte_tokens_[static_cast<unsigned char>(byte)]));
 }
 
-inline void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const {
+template <class>
+void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const {
     if (piece.empty()) return;
     if (options_.ignore_merges) {
         std::string letters;

@@ -211,16 +211,20 @@ using DecodeStep = std::variant<ReplaceOut, ByteFallbackOut, FuseOut, StripOut, 
 /// The steps in a row, with what they hold back.
 class Decoder {
 public:
+    template <class = void>
     explicit Decoder(std::vector<DecodeStep> steps) : steps_(std::move(steps)) {}
 
     /// Appends to `text` what is settled after one more token, and at the end what was held back.
+    template <class = void>
     void put(std::string_view token, std::string& text) { run(0, Chunk{token}, text); }
+    template <class = void>
     void finish(std::string& text) {
         for (std::size_t i = 0; i < steps_.size(); ++i)
             std::visit([&](auto& step) { step.finish([&](Chunk out) { run(i + 1, out, text); }); }, steps_[i]);
     }
 
 private:
+    template <class = void>
     void run(std::size_t i, Chunk chunk, std::string& text) {
         if (i == steps_.size()) {
             text += chunk.text;
@@ -250,6 +254,7 @@ public:
     void finish(std::string& text) { text += cleaned(std::exchange(held_, {})); }
 
 private:
+    template <class = void>
     static std::string cleaned(std::string text) {
         static constexpr std::array<std::pair<std::string_view, std::string_view>, 10> rules{{{" .", "."},
                                                                                               {" ?", "?"},
@@ -283,6 +288,7 @@ private:
 /// Ends a text before the first stop string to be complete (of two that end together, before the longer one).
 class StopStrings {
 public:
+    template <class = void>
     explicit StopStrings(std::vector<std::string> strings) : strings_(std::move(strings)) { std::erase(strings_, ""); }
 
     bool stopped() const { return stopped_; }

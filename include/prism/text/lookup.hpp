@@ -69,6 +69,7 @@ public:
     };
 
     /// The first value given to a string stays.
+    template <class = void>
     void insert(std::string_view text, std::uint32_t value) {
         if (text.empty()) return;
         first_[static_cast<unsigned char>(text[0])] = true;
@@ -84,6 +85,7 @@ public:
         if (values_[node] == none) values_[node] = value;
     }
     /// The longest of the strings that stands at byte `at` of the text.
+    template <class = void>
     std::optional<Match> longest(std::string_view text, std::size_t at) const {
         if (!first_[static_cast<unsigned char>(text[at])]) return std::nullopt;
         std::optional<Match> best;
@@ -115,6 +117,7 @@ public:
     static constexpr std::int32_t max_id = (1 << 24) - 1;
 
     /// False, and nothing changed, when the id or the text is taken already or the id lies in no sensible range.
+    template <class = void>
     bool insert(std::string token, std::int32_t id) {
         if (id < 0 || id > max_id || token.empty() || find(token)) return false;
         const auto at = static_cast<std::size_t>(id);

@@ -37,10 +37,12 @@ public:
 
     /// Rewrites a well-formed text. `marks` is empty, or has one character per byte of the text and follows it through
     /// every change: what comes from marked bytes is marked.
+    template <class = void>
     void operator()(std::string& text, std::string& marks) const {
         for (const NormalizeStep& step : steps)
             if (!text.empty()) std::visit([&](const auto& s) { apply(s, text, marks); }, step);
     }
+    template <class = void>
     void operator()(std::string& text) const {
         std::string no_marks;
         (*this)(text, no_marks);
@@ -87,6 +89,7 @@ private:
         text = std::move(out), marks = std::move(out_marks);
     }
 
+    template <class = void>
     static void apply(unicode::NormalForm form, std::string& text, std::string& marks) {
         if (marks.empty()) {
             text = unicode::normalized(text, form);

@@ -32,11 +32,21 @@ struct PromptFormat {
     bool        turns_stripped = true;  // in training, where turns are encoded one by one, white space at their ends is dropped
 };
 
-/// The text of pieces, joined.
-inline std::string to_string(std::span<const Piece> pieces) {
+namespace detail {
+
+template <class Pieces>
+std::string joined(const Pieces& pieces) {
     std::string text;
     for (const Piece& piece : pieces) text += piece.text;
     return text;
+}
+
+}  // namespace detail
+
+/// The text of pieces, joined.
+template <class = void>
+std::string to_string(std::span<const Piece> pieces) {
+    return detail::joined(pieces);
 }
 
 /// A conversation that grows turn by turn.
@@ -47,6 +57,7 @@ public:
     /// Adds a message and gives the text that it adds to the prompt. `<image>` is taken out of the message and white
     /// space off its ends; an empty one of the model becomes a space. Throws ConfigError unless human and gpt
     /// alternate, beginning with human.
+    template <class = void>
     std::string add_turn(Role role, std::string_view message) {
         const bool human = n_turns_ % 2 == 0;
         if ((role == Role::human) != human)
@@ -57,15 +68,19 @@ public:
         const auto turn = human ? human_turn(std::move(text), n_turns_ == 0) : gpt_turn(std::move(text));
         pieces_.insert(pieces_.end(), turn.begin(), turn.end());
         ++n_turns_;
-        return to_string(turn);
+        return detail::joined(turn);
     }
 
     /// The prompt so far, as one text and as pieces for Tokenizer::encode. Messages are not trusted in it.
-    std::string        prompt() const { return to_string(pieces()); }
+    template <class = void>
+    std::string prompt() const { return detail::joined(pieces()); }
+    template <class = void>
     std::vector<Piece> pieces() const { return ended(pieces_, n_turns_ > 0 && n_turns_ % 2 == 0); }
 
     /// The prompt that one more human turn would give. The message is taken as it is.
-    std::string        potential_prompt(std::string_view message) const { return to_string(potential_pieces(message)); }
+    template <class = void>
+    std::string potential_prompt(std::string_view message) const { return detail::joined(potential_pieces(message)); }
+    template <class = void>
     std::vector<Piece> potential_pieces(std::string_view message) const {
         auto       all = pieces_;
         const auto turn = human_turn(std::string(message), n_turns_ == 0 && format_.preview_opens);
@@ -84,16 +99,19 @@ private:
         text += message;
         return std::string(unicode::strip(text));
     }
+    template <class = void>
     std::vector<Piece> human_turn(std::string message, bool first) const {
         return {{first ? format_.first_open : format_.human_open, true},
                 {std::move(message), false},
                 {format_.human_close, true}};
     }
+    template <class = void>
     std::vector<Piece> gpt_turn(std::string message) const {
         return {{std::move(message), false}, {format_.gpt_close, true}};
     }
 
     /// The pieces with what the format does to the end of a prompt.
+    template <class = void>
     std::vector<Piece> ended(std::vector<Piece> pieces, bool after_gpt) const {
         if (after_gpt && !format_.after_gpt.empty()) {
             pieces.back().text.pop_back();
@@ -161,8 +179,9 @@ inline PromptFormat llava_15_hf() { return {"USER: <image>\n", "USER: ", " ASSIS
 /// The builder for one of Prismatic's llm_backbone_id (`llama2-7b-pure` ...), or for `llava-1.5-7b-hf`,
 /// `llava-1.5-13b-hf`. `system` replaces the system text of formats that have one. Throws ConfigError for an unknown
 /// id, or a system text that has no place.
-inline PromptBuilder prompt_builder_for(std::string_view           llm_backbone_id,
-                                        std::optional<std::string> system = std::nullopt) {
+template <class = void>
+PromptBuilder prompt_builder_for(std::string_view llm_backbone_id,
+                                 std::optional<std::string> system = std::nullopt) {
     const auto is = [&](std::string_view family, std::string_view kind) {
         return llm_backbone_id.starts_with(family) && llm_backbone_id.ends_with(kind);
     };
@@ -186,13 +205,15 @@ inline PromptBuilder prompt_builder_for(std::string_view           llm_backbone_
 
 /// OpenVLA's question for an instruction, which is put into lower case. `v01` is the form of the first release
 /// (checkpoints with v01 in their path).
-inline std::vector<Piece> openvla_pieces(std::string_view instruction, bool v01 = false) {
+template <class = void>
+std::vector<Piece> openvla_pieces(std::string_view instruction, bool v01 = false) {
     const std::string question = "What action should the robot take to ";
     const std::string opening = v01 ? std::string(system_text::vicuna) + " USER: " + question : "In: " + question;
     return {{opening, true}, {unicode::lower(instruction), false}, {v01 ? "? ASSISTANT:" : "?\nOut:", true}};
 }
-inline std::string openvla_prompt(std::string_view instruction, bool v01 = false) {
-    return to_string(openvla_pieces(instruction, v01));
+template <class = void>
+std::string openvla_prompt(std::string_view instruction, bool v01 = false) {
+    return detail::joined(openvla_pieces(instruction, v01));
 }
 
 }  // namespace prism

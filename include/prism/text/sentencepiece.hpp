@@ -126,7 +126,8 @@ private:
 };
 
 /// Throws FormatError unless the pieces can make a vocabulary: exactly one unknown, texts, types and scores in order.
-inline void check_pieces(const SentencePieceModel& model, const std::string& file) {
+template <class = void>
+void check_pieces(const SentencePieceModel& model, const std::string& file) {
     const auto fail = [&](const std::string& problem) -> void { throw FormatError{file, 0, problem}; };
     if (model.pieces.empty()) fail("no pieces");
     std::size_t unknowns = 0;
@@ -146,7 +147,8 @@ inline void check_pieces(const SentencePieceModel& model, const std::string& fil
 }
 
 /// Reads a ModelProto. Throws FormatError for one that is malformed, or that no BPE without rewriting rules can encode.
-inline SentencePieceModel parse_sentencepiece(std::string_view bytes, const std::string& file) {
+template <class = void>
+SentencePieceModel parse_sentencepiece(std::string_view bytes, const std::string& file) {
     SentencePieceModel model;
     std::int32_t       model_type = 1;
     bool               suffix = false, rewrites = false;

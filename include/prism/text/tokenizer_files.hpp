@@ -28,6 +28,7 @@ struct TokenizerFiles {
                                                            "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"};
 
     /// Those that are there. Throws LoadError for one that cannot be read.
+    template <class = void>
     static TokenizerFiles in(const std::filesystem::path& folder) {
         TokenizerFiles  found{.where = folder.string()};
         std::error_code none;

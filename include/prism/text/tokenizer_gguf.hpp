@@ -23,7 +23,8 @@
 namespace prism::detail {
 
 /// Tokens of a GGUF file with their types, SentencePiece's whatever the model; scores where there are any.
-inline std::vector<ScoredPiece> gguf_pieces(const Gguf& gguf) {
+template <class = void>
+std::vector<ScoredPiece> gguf_pieces(const Gguf& gguf) {
     const auto fail = [&](const std::string& problem) {
         throw FormatError{gguf.file(), 0, "tokenizer.ggml." + problem};
     };
@@ -46,7 +47,8 @@ inline std::vector<ScoredPiece> gguf_pieces(const Gguf& gguf) {
 }
 
 /// The byte-level kind ("gpt2"): tokens in the byte alphabet, those of types 3 and 4 plainly.
-inline TokenizerState gguf_byte_level_state(const Gguf& gguf, const std::vector<ScoredPiece>& pieces) {
+template <class State = TokenizerState>
+State gguf_byte_level_state(const Gguf& gguf, const std::vector<ScoredPiece>& pieces) {
     struct Pre {
         std::string_view      name;
         SplitPattern::Pattern pattern = SplitPattern::gpt2;
@@ -83,7 +85,7 @@ inline TokenizerState gguf_byte_level_state(const Gguf& gguf, const std::vector<
         if (space == std::string_view::npos) refuse("'" + std::string(merge) + "' is not two tokens");
         merges.push_back(merge_ids(vocab, merge.substr(0, space), merge.substr(space + 1), refuse));
     }
-    TokenizerState state{Bpe{std::move(vocab), merges, {.ignore_merges = pre->ignore_merges, .byte_level = true}}};
+    State state{Bpe{std::move(vocab), merges, {.ignore_merges = pre->ignore_merges, .byte_level = true}}};
     if (pre->nfc) state.normalizer.steps.emplace_back(unicode::NormalForm::nfc);
     if (pre->digits) state.pre_tokenizer.steps.emplace_back(SplitDigits{true});
     set_byte_level_steps(state, pre->pattern);
@@ -94,7 +96,8 @@ inline TokenizerState gguf_byte_level_state(const Gguf& gguf, const std::vector<
 }
 
 /// The tokenizer that a file's metadata describe. Throws FormatError, or ConfigError for a value that is missing.
-inline TokenizerState gguf_state(const Gguf& gguf) {
+template <class State = TokenizerState>
+State gguf_state(const Gguf& gguf) {
     const std::string_view   kind = gguf.get("tokenizer.ggml.model").text();
     std::vector<ScoredPiece> pieces = gguf_pieces(gguf);
     const auto flag = [&](const char* key, bool fallback) { return gguf.has(key) ? gguf.get(key).flag() : fallback; };
@@ -107,7 +110,7 @@ inline TokenizerState gguf_state(const Gguf& gguf) {
         return static_cast<std::int32_t>(id);
     };
     const auto make = [&] {
-        if (kind == "gpt2") return gguf_byte_level_state(gguf, pieces);
+        if (kind == "gpt2") return gguf_byte_level_state<State>(gguf, pieces);
         if (kind != "llama")
             throw FormatError{gguf.file(), 0, "tokenizer.ggml.model '" + std::string(kind) + "' is not supported"};
         const auto         n_bytes = std::count_if(pieces.begin(), pieces.end(),
@@ -116,9 +119,9 @@ inline TokenizerState gguf_state(const Gguf& gguf) {
         model.add_dummy_prefix = flag("tokenizer.ggml.add_space_prefix", true);
         model.remove_extra_whitespaces = flag("tokenizer.ggml.remove_extra_whitespaces", false);
         check_pieces(model, gguf.file());
-        return sentencepiece_state(model, gguf.file());
+        return sentencepiece_state<State>(model, gguf.file());
     };
-    TokenizerState state = make();
+    State state = make();
     state.bos = named("tokenizer.ggml.bos_token_id"), state.eos = named("tokenizer.ggml.eos_token_id");
     state.pad = named("tokenizer.ggml.padding_token_id");
     if (const auto unk = named("tokenizer.ggml.unknown_token_id")) state.unk = unk;

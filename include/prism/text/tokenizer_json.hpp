@@ -27,12 +27,13 @@ namespace prism::detail {
 
 /// A value in a JSON file together with its place, for messages. Reading something that is not there, or of the wrong
 /// type, throws FormatError with the place.
+template <class J = Json>
 class JsonAt {
 public:
-    JsonAt(const Json& json, const std::string& file, std::string place = {})
+    JsonAt(const J& json, const std::string& file, std::string place = {})
         : json_(&json), file_(&file), place_(std::move(place)) {}
 
-    const Json&        json() const { return *json_; }
+    const J&           json() const { return *json_; }
     const std::string& file() const { return *file_; }
     [[noreturn]] void  fail(const std::string& problem) const {
          throw FormatError{*file_, 0, (place_.empty() ? "" : "'" + place_ + "': ") + problem};
@@ -54,61 +55,65 @@ public:
     }
     const std::string& text() const {
         if (!json_->is_string()) fail("expected a string");
-        return json_->get_ref<const std::string&>();
+        return json_->template get_ref<const std::string&>();
     }
     bool flag() const {
         if (!json_->is_boolean()) fail("expected true or false");
-        return json_->get<bool>();
+        return json_->template get<bool>();
     }
     std::int64_t integer(std::int64_t low, std::int64_t high) const {
-        const bool fits = json_->is_number_unsigned() ? json_->get<std::uint64_t>() <= static_cast<std::uint64_t>(high)
-                                                      : json_->is_number_integer() && json_->get<std::int64_t>() >= low;
+        const bool fits = json_->is_number_unsigned() ? json_->template get<std::uint64_t>() <= static_cast<std::uint64_t>(high)
+                                                      : json_->is_number_integer() && json_->template get<std::int64_t>() >= low;
         if (!fits)
             fail("expected a number from " + std::to_string(low) + " to " + std::to_string(high) + ", found " +
                  json_->dump());
-        return json_->get<std::int64_t>();
+        return json_->template get<std::int64_t>();
     }
     std::string text(const char* key, const char* fallback) const { return has(key) ? at(key).text() : fallback; }
     bool        flag(const char* key, bool fallback) const { return has(key) ? at(key).flag() : fallback; }
     std::string type() const { return at("type").text(); }
 
 private:
-    const Json*        json_;
+    const J*           json_;
     const std::string* file_;
     std::string        place_;
 };
 
 /// Calls each(step) for a part, or for each step of a part of type Sequence; nothing for null.
-template <class Each>
-void for_each_step(const JsonAt& part, const char* list, Each&& each) {
+template <class J, class Each>
+void for_each_step(const JsonAt<J>& part, const char* list, Each&& each) {
     if (part.type() != "Sequence") return each(part);
-    for (const JsonAt& step : part.at(list).items()) for_each_step(step, list, each);
+    for (const auto& step : part.at(list).items()) for_each_step(step, list, each);
 }
 
 /// A pattern that is a plain string: {"String": s}, or {"Regex": r} where r has nothing special in it.
-inline std::optional<std::string> literal_pattern(const JsonAt& pattern) {
+template <class J>
+std::optional<std::string> literal_pattern(const JsonAt<J>& pattern) {
     if (pattern.has("String")) return pattern.at("String").text();
     const std::string& regex = pattern.at("Regex").text();
     if (regex.find_first_of("\\^$.|?*+()[]{}") != std::string::npos) return std::nullopt;
     return regex;
 }
 
-inline std::string not_empty(const JsonAt& at, std::string text) {
+template <class J>
+std::string not_empty(const JsonAt<J>& at, std::string text) {
     if (text.empty()) at.fail("an empty pattern");
     return text;
 }
 
 /// As Hugging Face reads a `char`. (Longer ones, step after step, would make a text grow without end.)
-inline std::string one_character(const JsonAt& at, std::string text) {
+template <class J>
+std::string one_character(const JsonAt<J>& at, std::string text) {
     if (text.empty() || unicode::decode(text, 0).bytes != text.size()) at.fail("one character is needed in place of a space");
     return text;
 }
 
-inline NormalizeStep read_normalizer(const JsonAt& step) {
+template <class Step = NormalizeStep, class J>
+Step read_normalizer(const JsonAt<J>& step) {
     const std::string type = step.type();
     if (type == "Prepend") return PrependText{step.at("prepend").text()};
     if (type == "Replace") {
-        const JsonAt pattern = step.at("pattern");
+        const auto pattern = step.at("pattern");
         if (const auto text = literal_pattern(pattern))
             return ReplaceText{not_empty(pattern, *text), step.at("content").text()};
         pattern.fail("regular expression '" + pattern.at("Regex").text() + "' is not supported");
@@ -120,7 +125,8 @@ inline NormalizeStep read_normalizer(const JsonAt& step) {
     step.fail("normalizer '" + type + "' is not supported");
 }
 
-inline void read_pre_tokenizer(const JsonAt& step, std::vector<PreTokenizeStep>& steps) {
+template <class J, class Steps>
+void read_pre_tokenizer(const JsonAt<J>& step, Steps& steps) {
     const std::string type = step.type();
     if (!steps.empty() && std::holds_alternative<ByteLevelPieces>(steps.back()))
         step.fail("pre-tokenizer '" + type + "' after ByteLevel is not supported");
@@ -154,7 +160,7 @@ inline void read_pre_tokenizer(const JsonAt& step, std::vector<PreTokenizeStep>&
         const std::string behavior = step.at("behavior").text();
         if (behavior != "Isolated") step.fail("behavior '" + behavior + "' is not supported, only Isolated is");
         if (step.flag("invert", false)) step.fail("invert is not supported");
-        const JsonAt pattern = step.at("pattern");
+        const auto pattern = step.at("pattern");
         if (const auto text = literal_pattern(pattern)) {
             steps.emplace_back(SplitLiteral{not_empty(pattern, *text)});
         } else {
@@ -170,15 +176,16 @@ inline void read_pre_tokenizer(const JsonAt& step, std::vector<PreTokenizeStep>&
     }
 }
 
-inline DecodeStep read_decoder(const JsonAt& step, const std::vector<DecodeStep>& before) {
+template <class Step, class J>
+Step read_decoder(const JsonAt<J>& step, const std::vector<Step>& before) {
     const std::string type = step.type();
-    const bool        whole = std::none_of(before.begin(), before.end(), [](const DecodeStep& s) {
+    const bool        whole = std::none_of(before.begin(), before.end(), [](const Step& s) {
         return std::holds_alternative<FuseOut>(s) || std::holds_alternative<ByteLevelOut>(s);
     });
     if (!whole && (type == "ByteFallback" || type == "ByteLevel"))
         step.fail("decoder '" + type + "' after Fuse or ByteLevel is not supported");
     if (type == "Replace") {
-        const JsonAt pattern = step.at("pattern");
+        const auto pattern = step.at("pattern");
         if (const auto text = literal_pattern(pattern))
             return ReplaceOut{not_empty(pattern, *text), step.at("content").text()};
         pattern.fail("regular expression '" + pattern.at("Regex").text() + "' is not supported");
@@ -198,8 +205,8 @@ inline DecodeStep read_decoder(const JsonAt& step, const std::vector<DecodeStep>
 
 /// Throws FormatError when steps that rewrite could make a text more than a thousand times longer: no real file comes
 /// near, and a few such steps in a row would fill any memory.
-template <class Step>
-void check_growth(const JsonAt& part, const std::vector<Step>& steps) {
+template <class J, class Step>
+void check_growth(const JsonAt<J>& part, const std::vector<Step>& steps) {
     double     growth = 1;
     const auto factor = [](const auto& step) -> double {
         if constexpr (requires { step.pattern.size(), step.content.size(); })
@@ -214,7 +221,8 @@ void check_growth(const JsonAt& part, const std::vector<Step>& steps) {
 }
 
 /// Flags of an added token; those that are absent are those of Python's AddedToken(content).
-inline AddedToken read_added_token(const JsonAt& token, bool special) {
+template <class J>
+AddedToken read_added_token(const JsonAt<J>& token, bool special) {
     special |= token.flag("special", false);
     return {.content = token.at("content").text(),
             .single_word = token.flag("single_word", false),
@@ -226,7 +234,8 @@ inline AddedToken read_added_token(const JsonAt& token, bool special) {
 
 /// A vocabulary from an object {token: id}. Ids may have gaps, but not so many that the file does not pay for the
 /// table.
-inline Vocabulary read_vocabulary(const JsonAt& vocab) {
+template <class J>
+Vocabulary read_vocabulary(const JsonAt<J>& vocab) {
     if (!vocab.json().is_object() || vocab.json().empty()) vocab.fail("expected an object of tokens and ids");
     const auto high =
         std::min<std::int64_t>(Vocabulary::max_id, static_cast<std::int64_t>(4 * vocab.json().size()) + 65536);
@@ -262,27 +271,28 @@ std::array<std::int32_t, 3> merge_ids(const Vocabulary& vocab, std::string_view 
 }
 
 /// The section "model" of tokenizer.json.
-inline Bpe read_bpe(const JsonAt& model, bool byte_level) {
+template <class J>
+Bpe read_bpe(const JsonAt<J>& model, bool byte_level) {
     const std::string type = model.text("type", "BPE");  // the oldest files do not say
     if (type != "BPE") model.fail("model '" + type + "' is not supported, only BPE is");
     if (model.has("dropout"))
-        if (const Json& p = model.at("dropout").json(); !p.is_number() || p.get<double>() != 0) model.fail("dropout is not supported");
+        if (const J& p = model.at("dropout").json(); !p.is_number() || p.template get<double>() != 0) model.fail("dropout is not supported");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
         if (!model.text(key, "").empty()) model.fail(std::string(key) + " is not supported");
 
     Vocabulary                               vocab = read_vocabulary(model.at("vocab"));
     std::vector<std::array<std::int32_t, 3>> merges;
-    const JsonAt                             list = model.at("merges");
+    const auto                               list = model.at("merges");
     if (!list.json().is_array()) list.fail("expected a list");
     merges.reserve(list.json().size());
-    for (const Json& merge : list.json()) {
+    for (const J& merge : list.json()) {
         const auto fail = [&](const std::string& problem) {
             list.fail("merge " + std::to_string(merges.size()) + ": " + problem);
         };
-        if (merge.is_string()) merges.push_back(merge_ids(vocab, merge.get_ref<const std::string&>(), fail));
+        if (merge.is_string()) merges.push_back(merge_ids(vocab, merge.template get_ref<const std::string&>(), fail));
         else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string())
             merges.push_back(
-                merge_ids(vocab, merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>(), fail));
+                merge_ids(vocab, merge[0].template get_ref<const std::string&>(), merge[1].template get_ref<const std::string&>(), fail));
         else fail("expected two tokens");
     }
     BpeOptions options{.fuse_unk = model.flag("fuse_unk", false),
@@ -297,20 +307,21 @@ inline Bpe read_bpe(const JsonAt& model, bool byte_level) {
 }
 
 /// The section "post_processor": what TemplateProcessing puts around a single text.
-inline void read_post_processor(const JsonAt& part, TokenizerState& state) {
-    for_each_step(part, "processors", [&](const JsonAt& step) {
+template <class J, class State>
+void read_post_processor(const JsonAt<J>& part, State& state) {
+    for_each_step(part, "processors", [&](const JsonAt<J>& step) {
         const std::string type = step.type();
         if (type == "ByteLevel") return;  // changes offsets only
         if (type != "TemplateProcessing") step.fail("post-processor '" + type + "' is not supported");
         bool past_text = false;
-        for (const JsonAt& item : step.at("single").items()) {
+        for (const auto& item : step.at("single").items()) {
             if (item.has("Sequence")) {
                 if (std::exchange(past_text, true)) item.fail("the text stands twice in the template");
                 continue;
             }
             const std::string& name = item.at("SpecialToken").at("id").text();
-            const JsonAt       token = step.at("special_tokens").at(name.c_str());
-            for (const JsonAt& id : token.at("ids").items())
+            const auto         token = step.at("special_tokens").at(name.c_str());
+            for (const auto& id : token.at("ids").items())
                 (past_text ? state.suffix : state.prefix)
                     .push_back(static_cast<std::int32_t>(id.integer(0, Vocabulary::max_id)));
         }
@@ -319,24 +330,25 @@ inline void read_post_processor(const JsonAt& part, TokenizerState& state) {
 }
 
 /// A tokenizer from the text of tokenizer.json alone. Throws FormatError.
-inline TokenizerState tokenizer_json_state(const Json& json, const std::string& file) {
-    const JsonAt root{json, file};
-    PreTokenizer pre_tokenizer;
+template <class State = TokenizerState, class J>
+State tokenizer_json_state(const J& json, const std::string& file) {
+    const JsonAt                   root{json, file};
+    decltype(State::pre_tokenizer) pre_tokenizer;
     if (root.has("pre_tokenizer"))
         for_each_step(root.at("pre_tokenizer"), "pretokenizers",
-                      [&](const JsonAt& step) { read_pre_tokenizer(step, pre_tokenizer.steps); });
+                      [&](const JsonAt<J>& step) { read_pre_tokenizer(step, pre_tokenizer.steps); });
     const bool byte_level =
         !pre_tokenizer.steps.empty() && std::holds_alternative<ByteLevelPieces>(pre_tokenizer.steps.back());
 
-    TokenizerState state{read_bpe(root.at("model"), byte_level)};
+    State state{read_bpe(root.at("model"), byte_level)};
     state.pre_tokenizer = std::move(pre_tokenizer);
     state.unk = state.bpe.options().unk;
     if (root.has("normalizer"))
         for_each_step(root.at("normalizer"), "normalizers",
-                      [&](const JsonAt& step) { state.normalizer.steps.push_back(read_normalizer(step)); });
+                      [&](const JsonAt<J>& step) { state.normalizer.steps.push_back(read_normalizer(step)); });
     if (root.has("decoder"))
         for_each_step(root.at("decoder"), "decoders",
-                      [&](const JsonAt& step) { state.decoder.push_back(read_decoder(step, state.decoder)); });
+                      [&](const JsonAt<J>& step) { state.decoder.push_back(read_decoder(step, state.decoder)); });
     else state.decoder.emplace_back(JoinOut{});
 
     check_growth(root, state.normalizer.steps);
@@ -344,7 +356,7 @@ inline TokenizerState tokenizer_json_state(const Json& json, const std::string& 
 
     if (root.has("added_tokens")) {
         std::set<std::int64_t> ids;
-        for (const JsonAt& token : root.at("added_tokens").items()) {
+        for (const auto& token : root.at("added_tokens").items()) {
             if (!ids.insert(token.at("id").integer(0, Vocabulary::max_id)).second)
                 token.fail("id " + token.at("id").json().dump() + " is given twice");
             if (const AddedToken added = read_added_token(token, false); !added.content.empty()) state.add(added);
@@ -381,23 +393,24 @@ inline constexpr std::array<TokenizerClass, 5> tokenizer_classes{{
 
 /// The settings beside a tokenizer: tokenizer_config.json, and where that does not list the added tokens
 /// special_tokens_map.json and added_tokens.json.
+template <class J = Json>
 class TokenizerSettings {
 public:
     explicit TokenizerSettings(const TokenizerFiles& files) {
         const auto read = [&](const char* name) {
             const auto file = files.find(name);
-            return file ? parse_json(text_of(*file), file->path()) : Json();
+            return file ? parse_json<J>(text_of(*file), file->path()) : J();
         };
         file_ = files.place("tokenizer_config.json");
         json_ = read("tokenizer_config.json");
         present_ = json_.is_object();
-        if (!present_) json_ = Json::object();
+        if (!present_) json_ = J::object();
         std::string name = root().text("tokenizer_class", "");
         if (name.ends_with("Fast")) name.resize(name.size() - 4);
         for (const TokenizerClass& known : tokenizer_classes)
             if (known.name == name) class_ = known;
         if (!root().has("added_tokens_decoder")) {
-            const Json map = read("special_tokens_map.json");
+            const J map = read("special_tokens_map.json");
             if (map.is_object())
                 for (const auto& [key, value] : map.items()) json_[key] = value;
             plain_added_ = read("added_tokens.json");
@@ -406,19 +419,20 @@ public:
 
     bool                  present() const { return present_; }
     const TokenizerClass& known_class() const { return class_; }
-    JsonAt                root() const { return {json_, file_}; }
+    JsonAt<J>             root() const { return {json_, file_}; }
 
     /// The text of a control token: "bos_token" and so on. A setting of null says that there is none.
     std::string name(const char* key, std::string_view fallback) const {
         if (!json_.contains(key)) return std::string(fallback);
         if (!root().has(key)) return {};
-        const JsonAt value = root().at(key);
+        const auto value = root().at(key);
         return value.json().is_object() ? value.at("content").text() : value.text();
     }
 
     /// Does to a tokenizer what constructing its class in transformers does.
-    void apply(TokenizerState& state) const {
-        const JsonAt settings = root();
+    template <class State>
+    void apply(State& state) const {
+        const auto settings = root();
         add_tokens(state);
 
         const auto id = [&](const char* key, std::string_view fallback) {
@@ -442,9 +456,10 @@ public:
 
 private:
     /// A pre-tokeniser that is ByteLevel alone takes add_prefix_space from the settings.
-    static void set_prefix_space(std::vector<PreTokenizeStep>& steps, bool wanted) {
+    template <class Steps>
+    static void set_prefix_space(Steps& steps, bool wanted) {
         const bool there = !steps.empty() && std::holds_alternative<PrefixSpace>(steps.front());
-        const bool alone = std::all_of(steps.begin(), steps.end(), [](const PreTokenizeStep& step) {
+        const bool alone = std::all_of(steps.begin(), steps.end(), [](const auto& step) {
             return std::holds_alternative<PrefixSpace>(step) || std::holds_alternative<SplitPattern>(step) ||
                    std::holds_alternative<ByteLevelPieces>(step);
         });
@@ -459,11 +474,12 @@ private:
     }
 
     /// Tokens listed by id, in that order, then control tokens that are named and not there yet.
-    void add_tokens(TokenizerState& state) const {
+    template <class State>
+    void add_tokens(State& state) const {
         std::map<std::int64_t, AddedToken> listed;
         std::vector<AddedToken>            named;
         std::set<std::string>              special;
-        const auto                         name_one = [&](const JsonAt& value) {
+        const auto                         name_one = [&](const JsonAt<J>& value) {
             AddedToken token{.content = {}, .normalized = false, .special = true};
             if (value.json().is_object()) token = read_added_token(value, true);
             else token.content = value.text();
@@ -478,10 +494,10 @@ private:
                                             {"mask_token", {}}}) {
             if (root().has(key)) name_one(root().at(key));
             else if (!json_.contains(key) && !fallback.empty())
-                name_one(JsonAt{Json(std::string(fallback)), file_, key});
+                name_one(JsonAt{J(std::string(fallback)), file_, key});
         }
         if (root().has("additional_special_tokens"))
-            for (const JsonAt& token : root().at("additional_special_tokens").items()) name_one(token);
+            for (const auto& token : root().at("additional_special_tokens").items()) name_one(token);
 
         if (root().has("added_tokens_decoder"))
             for (const auto& [key, value] : root().at("added_tokens_decoder").json().items()) {
@@ -505,16 +521,17 @@ private:
     }
 
     std::string    file_;
-    Json           json_, plain_added_;
+    J              json_, plain_added_;
     bool           present_ = false;
     TokenizerClass class_{};
 };
 
 /// A byte-level tokenizer from vocab.json and merges.txt, both of which are there, as the classes of transformers convert
 /// them. Throws FormatError.
-inline TokenizerState vocab_and_merges_state(const TokenizerFiles& files, const TokenizerSettings& settings) {
+template <class State = TokenizerState, class J>
+State vocab_and_merges_state(const TokenizerFiles& files, const TokenizerSettings<J>& settings) {
     const auto             vocab_file = files.find("vocab.json"), merges_file = files.find("merges.txt");
-    const Json             json = parse_json(text_of(*vocab_file), vocab_file->path());
+    const J                json = parse_json<J>(text_of(*vocab_file), vocab_file->path());
     Vocabulary             vocab = read_vocabulary(JsonAt{json, vocab_file->path()});
     const std::string_view text = text_of(*merges_file);
     std::vector<std::array<std::int32_t, 3>> merges;
@@ -527,8 +544,8 @@ inline TokenizerState vocab_and_merges_state(const TokenizerFiles& files, const 
             throw FormatError{merges_file->path(), at, problem};
         }));
     }
-    TokenizerState state{Bpe{std::move(vocab), merges, {.byte_level = true}}};
-    const bool     qwen2 = settings.known_class().name == "Qwen2Tokenizer";
+    State      state{Bpe{std::move(vocab), merges, {.byte_level = true}}};
+    const bool qwen2 = settings.known_class().name == "Qwen2Tokenizer";
     if (qwen2) state.normalizer.steps.emplace_back(unicode::NormalForm::nfc);
     if (settings.root().flag("add_prefix_space", false)) state.pre_tokenizer.steps.emplace_back(PrefixSpace{});
     set_byte_level_steps(state, qwen2 ? SplitPattern::qwen2 : SplitPattern::gpt2);

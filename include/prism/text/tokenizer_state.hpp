@@ -16,6 +16,7 @@
 namespace prism::detail {
 
 struct TokenizerState {
+    template <class = void>
     explicit TokenizerState(Bpe model) : bpe(std::move(model)) {}
 
     Bpe                         bpe;
@@ -33,12 +34,15 @@ struct TokenizerState {
                    return token ? std::string_view(token->content) : bpe.vocabulary().token(id);
     }
     /// Adds a token; `prepare` makes it known to encoding.
+    template <class = void>
     std::int32_t add(const AddedToken& token) { return added.add(token, bpe.vocabulary()); }
-    void         prepare() { added.prepare(bpe.vocabulary(), normalizer); }
+    template <class = void>
+    void prepare() { added.prepare(bpe.vocabulary(), normalizer); }
 };
 
 /// The steps of the Llama family: U+2581 for spaces if `escape`, one before the text if `prefix`.
-inline void set_llama_steps(TokenizerState& state, bool prefix, bool escape = true) {
+template <class State>
+void set_llama_steps(State& state, bool prefix, bool escape = true) {
     if (prefix) state.normalizer.steps.emplace_back(PrependText{escape ? std::string(metaspace) : " "});
     if (escape) state.normalizer.steps.emplace_back(ReplaceText{" ", std::string(metaspace)});
     state.decoder = {ReplaceOut{std::string(metaspace), " "}, ByteFallbackOut{}, FuseOut{}};
@@ -46,7 +50,8 @@ inline void set_llama_steps(TokenizerState& state, bool prefix, bool escape = tr
 }
 
 /// The steps of the byte-level family.
-inline void set_byte_level_steps(TokenizerState& state, SplitPattern::Pattern pattern) {
+template <class State>
+void set_byte_level_steps(State& state, SplitPattern::Pattern pattern) {
     state.pre_tokenizer.steps.emplace_back(SplitPattern{pattern});
     state.pre_tokenizer.steps.emplace_back(ByteLevelPieces{});
     state.decoder = {ByteLevelOut{}};
@@ -54,8 +59,9 @@ inline void set_byte_level_steps(TokenizerState& state, SplitPattern::Pattern pa
 
 /// A tokenizer from SentencePiece's vocabulary, wherever that was stored, as transformers' LlamaTokenizerFast has it:
 /// each segment between control tokens gets its own dummy prefix. Throws FormatError.
-inline TokenizerState sentencepiece_state(const SentencePieceModel& model, const std::string& file) {
-    TokenizerState state{Bpe{model, file}};
+template <class State = TokenizerState>
+State sentencepiece_state(const SentencePieceModel& model, const std::string& file) {
+    State state{Bpe{model, file}};
     if (model.remove_extra_whitespaces)
         state.normalizer.steps.emplace_back(CollapseSpaces{std::string(model.escape_whitespaces ? metaspace : "")});
     set_llama_steps(state, model.add_dummy_prefix, model.escape_whitespaces);

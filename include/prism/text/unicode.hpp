@@ -106,7 +106,8 @@ inline bool is_utf8(std::string_view text) { return first_ill_formed(text) == te
 
 /// The text with U+FFFD in place of each maximal ill-formed part, as Python's bytes.decode("utf-8", "replace") gives
 /// it.
-inline std::string well_formed(std::string_view text) {
+template <class = void>
+std::string well_formed(std::string_view text) {
     std::string out(text.substr(0, first_ill_formed(text)));
     for (std::size_t at = out.size(); at < text.size();) {
         const Char c = decode(text, at);
@@ -178,7 +179,8 @@ inline std::string_view rstrip(std::string_view text) { return without_trailing(
 inline std::string_view strip(std::string_view text) { return without_leading(rstrip(text), is_python_space); }
 
 /// Python's str.lower(): the full mapping, with the final form of sigma. Ill-formed parts become U+FFFD.
-inline std::string lower(std::string_view text) {
+template <class = void>
+std::string lower(std::string_view text) {
     const auto  past_ignorable = [](std::string_view rest) { return without_leading(rest, is_case_ignorable); };
     std::string out;
     for (std::size_t at = 0; at < text.size();) {
@@ -203,7 +205,8 @@ enum class NormalForm { nfc, nfd, nfkc, nfkd };
 
 /// A well-formed text whose runs of combining marks are in the order of their classes, which is another spelling of the same
 /// text. utf8proc orders them by swapping neighbours: of a hundred thousand marks in a row that would take minutes.
-inline std::string with_sorted_marks(std::string_view text) {
+template <class = void>
+std::string with_sorted_marks(std::string_view text) {
     struct Mark {
         utf8proc_propval_t combining_class;
         std::string_view   bytes;
@@ -232,7 +235,8 @@ inline std::string with_sorted_marks(std::string_view text) {
 }
 
 /// A well-formed text in a normal form.
-inline std::string normalized(std::string_view text, NormalForm form) {
+template <class = void>
+std::string normalized(std::string_view text, NormalForm form) {
     // No character below U+0300 (first byte 0xCC) changes or combines under NFC; none below U+0080 under any form.
     const unsigned char settled = form == NormalForm::nfc ? 0xcc : 0x80;
     if (std::all_of(text.begin(), text.end(), [&](char c) { return static_cast<unsigned char>(c) < settled; }))

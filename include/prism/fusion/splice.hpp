@@ -21,7 +21,8 @@ namespace prism {
 inline constexpr std::int32_t soft_token = -1;
 
 /// The ids with `n_soft` soft tokens before index `at`. Throws ShapeError when there is no such place.
-inline std::vector<std::int32_t> splice(std::span<const std::int32_t> ids, std::size_t at, std::size_t n_soft) {
+template <class = void>
+std::vector<std::int32_t> splice(std::span<const std::int32_t> ids, std::size_t at, std::size_t n_soft) {
     if (at > ids.size()) throw ShapeError{"splice", "ids", "at least " + std::to_string(at), std::to_string(ids.size())};
     std::vector<std::int32_t> sequence(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(at));
     sequence.insert(sequence.end(), n_soft, soft_token);

@@ -23,7 +23,8 @@ namespace image_detail {
 
 /// Throws FormatError unless the picture is within the limit and `data_bytes` can hold it at all. A format packs at
 /// most `pixels_per_byte` pixels into a byte, so that memory is taken in proportion to what is really there.
-inline void check_picture_size(const std::string& name, std::uint64_t byte, std::uint64_t height, std::uint64_t width,
+template <class = void>
+void check_picture_size(const std::string& name, std::uint64_t byte, std::uint64_t height, std::uint64_t width,
                                std::uint64_t max_pixels, std::uint64_t data_bytes, std::uint64_t pixels_per_byte) {
     const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";
     if (height == 0 || width == 0) throw FormatError{name, byte, "the picture has " + size};

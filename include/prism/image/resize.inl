@@ -149,15 +149,20 @@ private:
     std::optional<Stripe<Kernel>>           whole_;
 };
 
-inline std::unique_ptr<Resizing> start_resizing(const Canvas& canvas, Size to, Window part,
-                                                View<std::uint8_t, host, dyn, dyn, dyn> out) {
+template <class Kernel>
+std::unique_ptr<Resizing> resizing_with(const Canvas& canvas, Size to, Window part, View<std::uint8_t, host, dyn, dyn, dyn> out) {
+    return std::make_unique<WindowResizing<Kernel>>(canvas, to, part, out);
+}
+
+template <class = void>
+std::unique_ptr<Resizing> start_resizing(const Canvas& canvas, Size to, Window part, View<std::uint8_t, host, dyn, dyn, dyn> out) {
 #if defined(__x86_64__) && defined(__GNUC__)
     if (canvas.size.height / to.height < max_simd_scale && canvas.size.width / to.width < max_simd_scale) {
-        if (Avx512Resize::available()) return std::make_unique<WindowResizing<Avx512Resize>>(canvas, to, part, out);
-        if (Avx2Resize::available()) return std::make_unique<WindowResizing<Avx2Resize>>(canvas, to, part, out);
+        if (Avx512Resize::available()) return resizing_with<Avx512Resize>(canvas, to, part, out);
+        if (Avx2Resize::available()) return resizing_with<Avx2Resize>(canvas, to, part, out);
     }
 #endif
-    return std::make_unique<WindowResizing<PortableResize>>(canvas, to, part, out);
+    return resizing_with<PortableResize>(canvas, to, part, out);
 }
 
 }  // namespace image_detail

@@ -99,6 +99,7 @@ inline constexpr std::size_t slack_bytes = 64;
 /// The two passes in plain C++. Sums are unsigned: they may wrap on the way, as long as the total fits.
 class PortableResize {
 public:
+    template <class = void>
     void add_column(const Taps& taps, const Start& start) {
         columns_.push_back({taps.first, weights_.size(), taps.weights.size(), start});
         weights_.insert(weights_.end(), taps.weights.begin(), taps.weights.end());
@@ -164,6 +165,7 @@ public:
         return __builtin_cpu_supports("avx2");
     }
 
+    template <class = void>
     void add_column(const Taps& taps, const Start& start) {
         const std::size_t n = taps.weights.size();
         columns_.push_back({taps.first, groups_.size(), (n + 3) / 4, {start[0], start[1], start[2], 0}});
@@ -290,6 +292,7 @@ public:
                __builtin_cpu_supports("avx512vnni");
     }
 
+    template <class = void>
     void add_column(const Taps& taps, const Start& start) {
         const std::size_t n = taps.weights.size();
         if (groups_.empty() || !joins(groups_.back(), taps)) groups_.emplace_back().at = steps_.size();

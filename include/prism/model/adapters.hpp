@@ -26,7 +26,8 @@ namespace prism {
 namespace detail {
 
 /// A table of words, or its bias, with `n` rows: what is too much is cut off, new rows are N(0, 0.02^2), of a bias 0.
-inline TensorInfo with_rows(const TensorInfo& tensor, std::size_t n, ReferenceRandom& random) {
+template <class = void>
+TensorInfo with_rows(const TensorInfo& tensor, std::size_t n, ReferenceRandom& random) {
     if (tensor.shape.empty() || tensor.shape[0] == n) return tensor;
     auto              values = std::make_shared<std::vector<float>>(to_floats(tensor));
     const std::size_t old = values->size(), cols = old / tensor.shape[0];
@@ -45,11 +46,13 @@ inline constexpr std::string_view adapter_a = ".lora_A.weight", adapter_b = ".lo
 }  // namespace detail
 
 /// Rows of the tables of a model in training: the tokenizer's, rounded up to a multiple of 64.
-inline std::size_t n_word_rows(const Tokenizer& tokenizer) { return (tokenizer.size() + 63) / 64 * 64; }
+template <class = void>
+std::size_t n_word_rows(const Tokenizer& tokenizer) { return (tokenizer.size() + 63) / 64 * 64; }
 
 /// A language model whose tables of words have `n` rows. New ones are as in the reference, but for their random numbers, which are
 /// those of `seed`.
-inline Checkpoint with_words(const Checkpoint& llm, std::size_t n, std::uint64_t seed) {
+template <class = void>
+Checkpoint with_words(const Checkpoint& llm, std::size_t n, std::uint64_t seed) {
     std::vector<TensorInfo> tensors = llm.tensors();
     ReferenceRandom         random{seed};
     for (TensorInfo& t : tensors)
@@ -58,7 +61,8 @@ inline Checkpoint with_words(const Checkpoint& llm, std::size_t n, std::uint64_t
 }
 
 /// Whether these tensors are adapters alone, as checkpoints of a run with adapters have them until it ends.
-inline bool holds_adapters(const Checkpoint& llm) {
+template <class = void>
+bool holds_adapters(const Checkpoint& llm) {
     return std::ranges::any_of(llm.tensors(), [](const TensorInfo& t) { return t.name.ends_with(detail::adapter_a) || t.name.ends_with(detail::adapter_b); });
 }
 
@@ -77,7 +81,7 @@ Checkpoint with_adapters(B& be, const Checkpoint& base, const Checkpoint& adapte
             continue;
         }
         const TensorInfo* const b = adapters.find(module + std::string(detail::adapter_b));
-        const auto              w = std::ranges::find(tensors, module + ".weight", &TensorInfo::name);
+        const auto              w = std::ranges::find_if(tensors, [&](const TensorInfo& t) { return t.name == module + ".weight"; });
         if (w == tensors.end() || w->shape.size() != 2) throw LoadError{base.file(), "holds no matrix '" + module + ".weight', to which an adapter of " + adapters.file() + " belongs"};
         const std::size_t d_out = w->shape[0], d_in = w->shape[1];
         if (a.shape.size() != 2 || a.shape[0] == 0 || a.shape[1] != d_in) refuse("[rank, " + std::to_string(d_in) + "]", &a);

@@ -13,31 +13,36 @@ namespace prism {
 
 namespace detail {
 
-inline std::size_t multiple_heads(const ConfigReader& c, std::size_t d_model, std::size_t n_heads) {
+template <class = void>
+std::size_t multiple_heads(const ConfigReader& c, std::size_t d_model, std::size_t n_heads) {
     if (d_model % n_heads != 0) c.refuse("num_attention_heads", "a divisor of hidden_size " + std::to_string(d_model));
     return d_model / n_heads;
 }
 
-inline std::size_t grouped_heads(const ConfigReader& c, std::size_t n_heads, std::size_t fallback) {
+template <class = void>
+std::size_t grouped_heads(const ConfigReader& c, std::size_t n_heads, std::size_t fallback) {
     const std::size_t n = c.count("num_key_value_heads", fallback);
     if (n_heads % n != 0) c.refuse("num_key_value_heads", "a divisor of num_attention_heads " + std::to_string(n_heads));
     return n;
 }
 
-inline std::size_t even_head_dim(const ConfigReader& c, const char* key, std::size_t head_dim) {
+template <class = void>
+std::size_t even_head_dim(const ConfigReader& c, const char* key, std::size_t head_dim) {
     if (head_dim % 2 != 0 || head_dim > 256) c.refuse(key, "one that gives an even head size of at most 256");
     return head_dim;
 }
 
 /// A number over 0 that f32 has.
-inline float positive(const ConfigReader& c, const char* key, double fallback) {
+template <class = void>
+float positive(const ConfigReader& c, const char* key, double fallback) {
     const auto x = static_cast<float>(c.real(key, fallback));
     if (!(x > 0) || std::isinf(x)) c.refuse(key, "a number over 0 that fits a float");
     return x;
 }
 
 /// Where the settings of rotary positions stand: transformers 5 writes them into an object of their own.
-inline ConfigReader rope_of(const ConfigReader& c) {
+template <class = void>
+ConfigReader rope_of(const ConfigReader& c) {
     if (!c.has("rope_parameters")) return c;
     ConfigReader rope = c.object("rope_parameters");
     rope.choice("rope_type", {"default"}, "default");
@@ -45,7 +50,8 @@ inline ConfigReader rope_of(const ConfigReader& c) {
 }
 
 /// Llama, Mistral or Qwen2: keys that are missing take the defaults of transformers' class for `type`.
-inline LlamaConfig llama_config(const ConfigReader& c, const std::string& type) {
+template <class J = Json>
+LlamaConfig llama_config(const ConfigReader& c, const std::string& type) {
     const bool  mistral = type == "mistral", qwen2 = type == "qwen2";
     LlamaConfig m;
     m.vocab_size = c.count("vocab_size", qwen2 ? 151936 : 32000);
@@ -63,7 +69,8 @@ inline LlamaConfig llama_config(const ConfigReader& c, const std::string& type) 
     m.qkv_bias = qwen2;
     // A key that is null means no window; one that is absent, the class default. transformers 4.40's mask lets a token
     // see one key more than the key says.
-    const bool none = c.json().contains("sliding_window") && !c.has("sliding_window");
+    const J&   json = c.json();
+    const bool none = json.contains("sliding_window") && !c.has("sliding_window");
     if (mistral && !none) m.window = c.count("sliding_window", 4096) + 1;
     if (qwen2 && c.flag("use_sliding_window", false)) c.refuse("use_sliding_window", "false");
     if (c.flag("attention_bias", false)) c.refuse("attention_bias", "false");
@@ -72,7 +79,8 @@ inline LlamaConfig llama_config(const ConfigReader& c, const std::string& type) 
     return m;
 }
 
-inline PhiConfig phi_config(const ConfigReader& c) {
+template <class = void>
+PhiConfig phi_config(const ConfigReader& c) {
     PhiConfig m;
     m.vocab_size = c.count("vocab_size", 51200);
     m.d_model = c.count("hidden_size", 2048);
@@ -100,7 +108,8 @@ inline PhiConfig phi_config(const ConfigReader& c) {
 
 /// The decoder that a config.json describes: model_type llama, mistral, qwen2 or phi. Missing keys take transformers'
 /// class defaults. Throws ConfigError. Source: transformers 4.40.1, models/*/configuration_*.py.
-inline LanguageModelConfig language_model_config(const ConfigReader& c) {
+template <class = void>
+LanguageModelConfig language_model_config(const ConfigReader& c) {
     const std::string type = c.choice("model_type", {"llama", "mistral", "qwen2", "phi"});
     if (type == "phi") return detail::phi_config(c);
     return detail::llama_config(c, type);

@@ -28,10 +28,12 @@ using IgnoredTensors = std::function<bool(std::string_view name)>;
 /// Who met whom: each tensor of a file and each parameter has to meet exactly one partner.
 class Ledger {
 public:
+    template <class = void>
     explicit Ledger(Checkpoint file, IgnoredTensors ignored = {}) : file_(std::move(file)), ignored_(std::move(ignored)) {}
 
     /// The tensor of that name if it has this shape, or the one that it may have as well; else null, and the difference is
     /// on record.
+    template <class = void>
     const TensorInfo* match(const std::string& name, const std::vector<std::size_t>& shape, const std::vector<std::size_t>& or_this) {
         const TensorInfo* tensor = file_.find(name);
         if (!tensor) {
@@ -45,6 +47,7 @@ public:
     }
 
     /// What was left without a partner, as one clause; empty when nothing was.
+    template <class = void>
     std::string problem() const {
         std::vector<std::string> unused;
         for (const TensorInfo& t : file_.tensors())
@@ -61,6 +64,7 @@ public:
     }
 
     /// Throws LoadError with its members set when all that is wrong is one tensor's shape.
+    template <class = void>
     void throw_if_one_shape() const {
         if (missing_.empty() && mismatched_.size() == 1) throw LoadError{file(), mismatched_[0].name, mismatched_[0].expected, mismatched_[0].found};
     }

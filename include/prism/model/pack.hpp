@@ -41,6 +41,7 @@ struct Packing {
         write_bundle(std::forward<Write>(write), name, contents, entries);
     }
     /// The file; it appears whole or not at all. Calls on_progress(bytes written). Returns its size. Throws LoadError.
+    template <class = void>
     std::uint64_t write(const std::filesystem::path& path, const std::function<void(std::uint64_t)>& on_progress = {}) const {
         NewFile       out{path};
         std::uint64_t done = 0;
@@ -58,28 +59,29 @@ namespace detail {
 
 template <class M>
 Packing packing_of(const M& module, std::string_view layout, Json settings, const std::optional<Tokenizer>& tokenizer) {
-    Packing p{.contents = {{"panels", {{"width", panel_width}, {"revision", panel_revision}}}, {"layout", layout}, {"settings", std::move(settings)}}};
+    using J = Late<Json, M>;
+    Packing p{.contents = J{{"panels", {{"width", panel_width}, {"revision", panel_revision}}}, {"layout", layout}, {"settings", std::move(settings)}}};
     const auto add = [&](BundleEntry entry) {
         p.bytes += entry.bytes.size();
         p.entries.push_back(std::move(entry));
     };
     if (tokenizer) {
         const TokenizerOrigin& origin = tokenizer->origin();
-        Json                   added = Json::array();
+        J                      added = J::array();
         for (const auto& [content, role] : origin.added) added.push_back({{"content", content}, {"role", special_roles.at(static_cast<std::size_t>(role))}});
-        p.contents["tokenizer"] = {{"added", std::move(added)}};
+        p.contents["tokenizer"] = J{{"added", std::move(added)}};
         for (const auto& [name, file] : origin.files.files) {
             constexpr std::size_t most = std::size_t{256} << 20;
             if (file->bytes().size() > most) throw LoadError{file->path(), "is too large to be packed as a tokenizer"};
             p.files.push_back(file);
-            add({.name = std::string(packed_tokenizer) + name, .about = Json::object(), .bytes = file->bytes(), .checked = true});
+            add({.name = std::string(packed_tokenizer) + name, .about = J::object(), .bytes = file->bytes(), .checked = true});
         }
     }
     visit(module, [&](const std::string& path, const auto& param) {
         if (param.shape().empty()) return;
         const TensorInfo t = param.stored();
         ++p.n_tensors;
-        add({.name = path, .about = {{"dtype", to_string(t.dtype)}, {"shape", t.shape}, {"layout", t.panels ? "panels" : "rows"}},
+        add({.name = path, .about = J{{"dtype", to_string(t.dtype)}, {"shape", t.shape}, {"layout", t.panels ? "panels" : "rows"}},
              .bytes = {t.data, static_cast<std::size_t>(packed_bytes(t))}});
     });
     return p;
@@ -102,9 +104,10 @@ Packing packing(const Pretrained<B>& pretrained) {
     const auto& [layout, model, tokenizer, prompt_style, picture_at, image_token, action_statistics, action_vocabulary, folder] = pretrained;  // where it was found is no part of it
     PrismaticConfig config = model.config;
     for (std::size_t i = 0; i < config.towers.size(); ++i) config.towers[i].vit = detail::loaded_config(model.towers[i]);
-    Json statistics = Json::object();
+    using J = detail::Late<Json, B>;
+    J statistics = J::object();
     for (const auto& [dataset, s] : action_statistics) statistics[dataset]["action"] = {{"q01", s.q01}, {"q99", s.q99}, {"mask", s.mask}};
-    Json settings{{"model", to_json(config)}, {"prompt_style", prompt_style}, {"picture_at", picture_at}, {"action_statistics", std::move(statistics)},
+    J settings{{"model", to_json(config)}, {"prompt_style", prompt_style}, {"picture_at", picture_at}, {"action_statistics", std::move(statistics)},
                   {"action_vocabulary", {{"size", action_vocabulary.size}, {"n_bins", action_vocabulary.n_bins}}}};
     if (image_token) settings["image_token"] = *image_token;
     return detail::packing_of(model, to_string(layout), std::move(settings), tokenizer);
@@ -125,7 +128,7 @@ Packing packing(const PretrainedLanguageModel<B>& pretrained) {
 template <Backend B>
     requires std::same_as<typename B::space, host>
 Packing packing(const PretrainedTower<B>& tower) {
-    return detail::packing_of(tower.vit, to_string(Layout::tower), {{"vit", to_json(detail::loaded_config(tower.vit))}, {"transform", to_json(tower.transform)}}, {});
+    return detail::packing_of(tower.vit, to_string(Layout::tower), detail::Late<Json, B>{{"vit", to_json(detail::loaded_config(tower.vit))}, {"transform", to_json(tower.transform)}}, {});
 }
 
 /// A model of your own, with an object of its settings: they come back as PackedModel::settings, and load() takes

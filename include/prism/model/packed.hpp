@@ -48,7 +48,9 @@ struct PackedModel {
 
     /// Throws LoadError when the file cannot be read, FormatError when it is no packed model, is damaged, or is of another
     /// revision: such a file has to be packed again.
+    template <class = void>
     static PackedModel open(const std::filesystem::path& path, FileMode mode = FileMode::map) { return read(MappedFile::open(path, mode)); }
+    template <class = void>
     static PackedModel read(const std::shared_ptr<const MappedFile>& file);
 
     /// Throws ConfigError, for weights that are wanted in another format: `asked` says in which, and is empty for none.
@@ -56,7 +58,7 @@ struct PackedModel {
         if (!asked.empty()) throw ConfigError{weights.file(), "weights", asked, "as-stored, because a packed file is used as it is; this one holds matrices in " + formats()};
     }
     /// The formats of its matrices: "q8, q4".
-    std::string formats() const;
+    std::string formats() const;  // no template: nvcc takes no generic lambda in one with a default argument
 };
 
 /// Bytes that a tensor of at least one value takes in memory and in a packed file, in panels or in rows.
@@ -84,11 +86,12 @@ inline std::optional<Dtype> packed_dtype(std::string_view name) {
 }
 
 /// A tensor from its entry, every statement checked.
-inline TensorInfo packed_tensor(const std::shared_ptr<const MappedFile>& file, const BundleEntry& entry) {
+template <class J = Json>
+TensorInfo packed_tensor(const std::shared_ptr<const MappedFile>& file, const BundleEntry& entry) {
     const auto refuse = [&](const std::string& problem) { throw FormatError{file->path(), bundle_header_at, "tensor '" + entry.name + "' " + problem}; };
     const auto text = [&](const char* key) {
-        const Json value = entry.about.value(key, Json());
-        return value.is_string() ? value.get<std::string>() : std::string();
+        const J value = entry.about.value(key, J());
+        return value.is_string() ? value.template get<std::string>() : std::string();
     };
     TensorInfo t;
     t.name = entry.name, t.file = file->path();
@@ -97,16 +100,16 @@ inline TensorInfo packed_tensor(const std::shared_ptr<const MappedFile>& file, c
     if (!dtype) refuse("has a dtype that is none of F32, F16, BF16, Q8, Q4 and Q4M");
     if (layout != "rows" && layout != "panels") refuse("has a layout that is neither 'rows' nor 'panels'");
     t.dtype = *dtype, t.panels = layout == "panels";
-    const Json shape = entry.about.value("shape", Json());
+    const J shape = entry.about.value("shape", J());
     if (!shape.is_array() || shape.size() > max_rank) refuse("has no shape of at most " + std::to_string(max_rank) + " numbers");
     // No format takes less than half a byte a value, so this bounds all that is computed from the shape.
     const std::uint64_t most = 2 * std::uint64_t{entry.bytes.size()};
     std::uint64_t       n = 1;
-    for (const Json& extent : shape) {
-        if (!extent.is_number_unsigned() || extent.get<std::uint64_t>() == 0) refuse("has " + extent.dump(-1, ' ', true) + " in its shape");
-        if (extent.get<std::uint64_t>() > most / n) refuse("has a shape of more values than its " + std::to_string(entry.bytes.size()) + " bytes can hold");
-        n *= extent.get<std::uint64_t>();
-        t.shape.push_back(extent.get<std::size_t>());
+    for (const J& extent : shape) {
+        if (!extent.is_number_unsigned() || extent.template get<std::uint64_t>() == 0) refuse("has " + extent.dump(-1, ' ', true) + " in its shape");
+        if (extent.template get<std::uint64_t>() > most / n) refuse("has a shape of more values than its " + std::to_string(entry.bytes.size()) + " bytes can hold");
+        n *= extent.template get<std::uint64_t>();
+        t.shape.push_back(extent.template get<std::size_t>());
     }
     if (const std::uint64_t needed = packed_bytes(t); needed != entry.bytes.size())
         refuse("has " + std::to_string(entry.bytes.size()) + " bytes, where " + std::string(to_string(t.dtype)) + " " + to_string(t.shape) + " in " + layout + " takes " + std::to_string(needed));
@@ -117,7 +120,8 @@ inline TensorInfo packed_tensor(const std::shared_ptr<const MappedFile>& file, c
 }
 
 /// What a packed tokenizer was made of.
-inline TokenizerOrigin packed_origin(const Bundle& bundle, const ConfigReader& contents) {
+template <class = void>
+TokenizerOrigin packed_origin(const Bundle& bundle, const ConfigReader& contents) {
     TokenizerOrigin origin{.files = {.where = bundle.file->path()}};
     for (const BundleEntry& entry : bundle.entries)
         if (entry.name.starts_with(packed_tokenizer)) {
@@ -126,14 +130,15 @@ inline TokenizerOrigin packed_origin(const Bundle& bundle, const ConfigReader& c
         }
     for (const ConfigReader& token : contents.object("tokenizer").objects("added")) {
         const std::string role = token.choice("role", {"none", "bos", "eos", "pad", "unk"});
-        origin.added.push_back({token.text("content"), static_cast<SpecialRole>(std::ranges::find(special_roles, role) - special_roles.begin())});
+        origin.added.push_back({token.text("content"), static_cast<SpecialRole>(std::find(special_roles.begin(), special_roles.end(), role) - special_roles.begin())});
     }
     return origin;
 }
 
 }  // namespace detail
 
-inline PackedModel PackedModel::read(const std::shared_ptr<const MappedFile>& file) {
+template <class>
+PackedModel PackedModel::read(const std::shared_ptr<const MappedFile>& file) {
     const Bundle bundle = read_bundle(file);
     try {
         const ConfigReader contents{bundle.contents, file->path()};

@@ -38,20 +38,22 @@ Layout layout_of(const std::filesystem::path& folder, const std::filesystem::pat
     return type == "openvla" || type == "prismatic" ? Layout::openvla : type == "llava" ? Layout::llava : Layout::language_model;
 }
 
-template <class>
+template <class T>
 std::map<std::string, ActionStatistics> read_action_statistics(const ConfigReader& c) {
     std::map<std::string, ActionStatistics> all;
-    for (const auto& [dataset, unused] : c.json().items()) {
+    using J = detail::Late<Json, T>;
+    const J& datasets = c.json();
+    for (const auto& [dataset, unused] : datasets.items()) {
         const auto       action = c.object(dataset).object("action");
         ActionStatistics s{.q01 = action.reals("q01"), .q99 = action.reals("q99"), .mask = {}};
         if (s.q99.size() != s.q01.size()) action.refuse("q99", "as many numbers as q01: " + std::to_string(s.q01.size()));
         s.mask.assign(s.q01.size(), true);
         if (action.has("mask")) {
-            const Json& mask = action.json().at("mask");
+            const J& mask = action.json().at("mask");
             if (!mask.is_array() || mask.size() != s.q01.size()) action.refuse("mask", "a list as long as q01");
             for (std::size_t i = 0; i < mask.size(); ++i) {
                 if (!mask[i].is_boolean()) action.refuse("mask", "a list of true and false");
-                s.mask[i] = mask[i].get<bool>();
+                s.mask[i] = mask[i].template get<bool>();
             }
         }
         all.emplace(dataset, std::move(s));
@@ -61,20 +63,23 @@ std::map<std::string, ActionStatistics> read_action_statistics(const ConfigReade
 
 namespace detail {
 
-inline std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder) {
+template <class = void>
+std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder) {
     for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"})
         if (std::filesystem::exists(folder / name)) return Tokenizer::open(folder);
     return std::nullopt;
 }
 
 /// Prismatic adds a pad token to every tokenizer; folders of base models do not have it yet.
-inline void add_pad_token(Tokenizer& tokenizer, std::string_view llm_backbone_id) {
+template <class = void>
+void add_pad_token(Tokenizer& tokenizer, std::string_view llm_backbone_id) {
     if (llm_backbone_id.starts_with("qwen")) return;
     tokenizer.add_special(llm_backbone_id.starts_with("phi") && tokenizer.id("<|endoftext|>") && !tokenizer.id("<PAD>") ? "<|pad|>" : "<PAD>", SpecialRole::pad);
 }
 
 /// Rows of the token table: checkpoints were resized after their base model's config.json was written.
-inline void take_vocabulary(LanguageModelConfig& config, const Checkpoint& llm) {
+template <class = void>
+void take_vocabulary(LanguageModelConfig& config, const Checkpoint& llm) {
     if (const TensorInfo* table = llm.find("model.embed_tokens.weight"); table && table->shape.size() == 2)
         std::visit([&](auto& c) { c.vocab_size = table->shape[0]; }, config);
 }
@@ -87,7 +92,8 @@ PrismaticConfig sharded(const B& be, PrismaticConfig config) {
 }
 
 /// The folder of one tower below `root`: named by its key, or the only one whose name begins so ("clip-gelu").
-inline std::filesystem::path tower_folder(const std::filesystem::path& root, std::string_view key) {
+template <class = void>
+std::filesystem::path tower_folder(const std::filesystem::path& root, std::string_view key) {
     if (std::filesystem::is_directory(root / key)) return root / key;
     std::vector<std::filesystem::path> similar;
     if (std::filesystem::is_directory(root))
@@ -107,7 +113,8 @@ decltype(auto) known(const ConfigReader& config, std::string_view key, LookUp&& 
 }
 
 /// A tower of a backbone as its folder describes it, or as published where that has no config.json.
-inline TowerConfig tower_of_backbone(const BackboneSpec& backbone, std::size_t i, const std::filesystem::path& folder, Resize strategy) {
+template <class = void>
+TowerConfig tower_of_backbone(const BackboneSpec& backbone, std::size_t i, const std::filesystem::path& folder, Resize strategy) {
     const TowerSpec& spec = backbone.towers[i];
     VitConfig        vit = tower_config(backbone, i);
     Statistics       stats = tower_statistics(spec.key);
@@ -206,7 +213,8 @@ Pretrained<B> open_prismatic_run(B& be, const std::filesystem::path& folder, con
 
 /// The transforms that a preprocessor_config.json describes: its tvf_* values win over means and stds, as they do in the
 /// reference. A fused letterbox is made once, with the last tower's colour.
-inline void read_preprocessor(const std::filesystem::path& folder, PrismaticConfig& c) {
+template <class J = Json>
+void read_preprocessor(const std::filesystem::path& folder, PrismaticConfig& c) {
     if (c.towers.size() > 1 && c.towers[0].transform.strategy == Resize::letterbox) {
         Rgb last;
         for (std::size_t i = 0; i < 3; ++i) last[i] = static_cast<std::uint8_t>(255.0 * static_cast<double>(c.towers.back().transform.stats.mean[i]));
@@ -214,15 +222,16 @@ inline void read_preprocessor(const std::filesystem::path& folder, PrismaticConf
     }
     if (!std::filesystem::exists(folder / "preprocessor_config.json")) return;
     const auto p = ConfigReader::open(folder / "preprocessor_config.json");
+    const J&   json = p.json();
     if (p.has("tvf_normalize_params")) {
         const auto params = p.objects("tvf_normalize_params");
         if (params.size() != c.towers.size()) p.refuse("tvf_normalize_params", "one entry a tower: " + std::to_string(c.towers.size()));
         for (std::size_t i = 0; i < params.size(); ++i) c.towers[i].transform.stats = read_statistics(params[i], "mean", "std");
     } else if (p.has("means") && p.has("stds")) {
         for (const char* key : {"means", "stds"})
-            if (!p.json().at(key).is_array() || p.json().at(key).size() != c.towers.size()) p.refuse(key, "one entry a tower: " + std::to_string(c.towers.size()));
+            if (!json.at(key).is_array() || json.at(key).size() != c.towers.size()) p.refuse(key, "one entry a tower: " + std::to_string(c.towers.size()));
         for (std::size_t i = 0; i < c.towers.size(); ++i) {
-            const ConfigReader one{Json{{"means", p.json().at("means")[i]}, {"stds", p.json().at("stds")[i]}}, p.file()};
+            const ConfigReader one{J{{"means", json.at("means")[i]}, {"stds", json.at("stds")[i]}}, p.file()};
             c.towers[i].transform.stats = read_statistics(one, "means", "stds");
         }
     }
@@ -246,8 +255,9 @@ Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const Pre
     const Resize        strategy = resize_from_name(config.choice("image_resize_strategy", {"letterbox", "resize-naive", "resize-crop"}));
     const auto          sizes = config.counts("image_sizes", std::vector<std::size_t>(backbone.n_towers, backbone.image_size), 1 << 16);
     if (sizes.size() != backbone.n_towers) config.refuse("image_sizes", "one size a tower: " + std::to_string(backbone.n_towers));
-    const Json overrides = config.has("timm_override_act_layers") ? config.json().at("timm_override_act_layers") : Json::array();
-    if (!overrides.is_array() || std::ranges::any_of(overrides, [](const Json& act) { return !act.is_null() && !(act.is_string() && act.get_ref<const std::string&>() == "quick_gelu"); }))
+    using J = Late<Json, B>;
+    const J overrides = config.has("timm_override_act_layers") ? config.json().at("timm_override_act_layers") : J::array();
+    if (!overrides.is_array() || std::ranges::any_of(overrides, [](const J& act) { return !act.is_null() && !(act.is_string() && act.template get_ref<const std::string&>() == "quick_gelu"); }))
         config.refuse("timm_override_act_layers", "a list of null and \"quick_gelu\"");
     const auto args = config.has("timm_model_args") ? config.objects("timm_model_args") : std::vector<ConfigReader>{};
     for (std::size_t i = 0; i < backbone.n_towers; ++i) {
@@ -262,7 +272,7 @@ Pretrained<B> open_openvla(B& be, const std::filesystem::path& folder, const Pre
     read_preprocessor(folder, c);
 
     // text_config holds only what differs from the class defaults, and may leave out even its type.
-    Json text = config.has("text_config") ? config.object("text_config").json() : Json::object();
+    J text = config.has("text_config") ? config.object("text_config").json() : J::object();
     if (!text.contains("model_type"))
         text["model_type"] = c.llm_backbone_id.starts_with("phi") ? "phi" : c.llm_backbone_id.starts_with("mistral") ? "mistral"
                              : c.llm_backbone_id.starts_with("qwen") ? "qwen2" : "llama";
@@ -316,7 +326,7 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
 
     PrismaticConfig c{.model_id = "llava-1.5", .vision_backbone_id = "clip-vit-l-336px", .llm_backbone_id = "llava-1.5-7b-hf", .towers = {}, .projector = ProjectorKind::gelu_mlp, .llm = {}};
     c.towers.push_back({"clip", vit, {.stats = statistics::clip, .strategy = Resize::crop, .size = vit.image_size, .margin = Margin::floor}});
-    Json text = config.object("text_config").json();
+    Late<Json, B> text = config.object("text_config").json();
     if (!text.contains("model_type")) text["model_type"] = "llama";
     c.llm = language_model_config(ConfigReader{std::move(text), config.file() + ": text_config"});
 
@@ -369,13 +379,15 @@ Pretrained<B> open_gguf_llava(B& be, const GgufModel& files, const PretrainedOpt
     return p;
 }
 
-inline std::optional<Tokenizer> packed_tokenizer_of(const PackedModel& packed) {
+template <class = void>
+std::optional<Tokenizer> packed_tokenizer_of(const PackedModel& packed) {
     if (!packed.tokenizer) return std::nullopt;
     return Tokenizer::from(*packed.tokenizer);
 }
 
 /// A packed file, where the caller wants another part of a model than it may hold.
-inline PackedModel open_packed_as(Layout wanted, const std::filesystem::path& file, const PretrainedOptions& options) {
+template <class = void>
+PackedModel open_packed_as(Layout wanted, const std::filesystem::path& file, const PretrainedOptions& options) {
     PackedModel packed = PackedModel::open(file, options.mode);
     packed.expect_as_stored(options.load.kept ? "to be converted" : "");
     if (layout_of(packed) != wanted) throw LoadError{file.string(), "is a packed " + packed.layout + ", and no " + std::string(to_string(wanted))};

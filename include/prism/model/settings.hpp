@@ -60,8 +60,9 @@ void each_setting(C& config, Each&& each) {
     each("norm_eps", norm_eps), each("rope_theta", rope_theta), each("act", act), each("tied_embeddings", tied_embeddings);
 }
 
+template <class J>
 struct SettingWriter {
-    Json& json;
+    J& json;
 
     void operator()(const char* name, std::size_t value, std::size_t = 1) const { json[name] = value; }
     void operator()(const char* name, bool value) const { json[name] = value; }
@@ -70,11 +71,12 @@ struct SettingWriter {
     void operator()(const char* name, Activation value) const { json[name] = to_string(value); }
 };
 
+template <class Reader>
 struct SettingReader {
-    const ConfigReader& config;
+    const Reader& config;
 
     void operator()(const char* name, std::size_t& value, std::size_t least = 1) const {
-        value = static_cast<std::size_t>(config.integer(name, static_cast<std::int64_t>(least), ConfigReader::max_count + 1));
+        value = static_cast<std::size_t>(config.integer(name, static_cast<std::int64_t>(least), Reader::max_count + 1));
     }
     void operator()(const char* name, bool& value) const { value = config.flag(name); }
     void operator()(const char* name, bool& value, Later) const { value = config.flag(name, value); }
@@ -93,7 +95,7 @@ struct SettingReader {
 template <class C>
 C settings_of(const ConfigReader& config) {
     C c;
-    each_setting(c, SettingReader{config});
+    each_setting(c, SettingReader<ConfigReader>{config});
     if (c.n_layers > 4096) config.refuse("n_layers", "at most 4096");
     return c;
 }
@@ -110,15 +112,17 @@ C decoder_settings(const ConfigReader& config) {
 }  // namespace detail
 
 template <class C>
-    requires requires(const C& config, detail::SettingWriter writer) { detail::each_setting(config, writer); }
+    requires requires(const C& config, detail::SettingWriter<Json> writer) { detail::each_setting(config, writer); }
 Json to_json(const C& config) {
-    Json json = Json::object();
-    detail::each_setting(config, detail::SettingWriter{json});
+    using J = detail::Late<Json, C>;
+    J json = J::object();
+    detail::each_setting(config, detail::SettingWriter<J>{json});
     return json;
 }
 
 /// Throws ConfigError unless a tower of these settings can be run.
-inline VitConfig vit_settings(const ConfigReader& config) {
+template <class = void>
+VitConfig vit_settings(const ConfigReader& config) {
     const VitConfig c = detail::settings_of<VitConfig>(config);
     if (c.image_size > 1 << 16) config.refuse("image_size", "at most 65536");
     if (c.patch_size > 1 << 12) config.refuse("patch_size", "at most 4096");
@@ -128,13 +132,15 @@ inline VitConfig vit_settings(const ConfigReader& config) {
 }
 
 /// A decoder's settings, with its family.
-inline Json to_json(const LanguageModelConfig& config) {
-    Json json = std::visit([](const auto& c) { return to_json(c); }, config);
+template <class J = Json>
+J to_json(const LanguageModelConfig& config) {
+    J json = std::visit([](const auto& c) { return to_json(c); }, config);
     json["family"] = std::holds_alternative<PhiConfig>(config) ? "phi" : "llama";
     return json;
 }
 /// Throws ConfigError unless a decoder of these settings can be run.
-inline LanguageModelConfig language_model_settings(const ConfigReader& config) {
+template <class = void>
+LanguageModelConfig language_model_settings(const ConfigReader& config) {
     if (config.choice("family", {"llama", "phi"}) == "llama") return detail::decoder_settings<LlamaConfig>(config);
     const auto c = detail::decoder_settings<PhiConfig>(config);
     if (c.rotary_dim % 2 != 0 || c.rotary_dim > c.head_dim) config.refuse("rotary_dim", "an even number of at most head_dim " + std::to_string(c.head_dim));
@@ -142,7 +148,8 @@ inline LanguageModelConfig language_model_settings(const ConfigReader& config) {
 }
 
 /// Three means and three deviations, the latter over 0. Throws ConfigError.
-inline Statistics read_statistics(const ConfigReader& c, const char* mean, const char* std) {
+template <class = void>
+Statistics read_statistics(const ConfigReader& c, const char* mean, const char* std) {
     Statistics s;
     const auto take = [&](const char* key, std::array<float, 3>& out) {
         const auto values = c.reals(key);
@@ -155,16 +162,18 @@ inline Statistics read_statistics(const ConfigReader& c, const char* mean, const
     return s;
 }
 
-inline Json to_json(const ImageTransform& transform) {
+template <class J = Json>
+J to_json(const ImageTransform& transform) {
     const auto& [stats, strategy, size, resize_to, fill, margin, centre_crop_area] = transform;
-    Json json{{"mean", stats.mean}, {"std", stats.std}, {"strategy", to_string(strategy)}, {"size", size}, {"margin", margin == Margin::floor ? "floor" : "half_even"}};
+    J json{{"mean", stats.mean}, {"std", stats.std}, {"strategy", to_string(strategy)}, {"size", size}, {"margin", margin == Margin::floor ? "floor" : "half_even"}};
     if (resize_to) json["resize_to"] = *resize_to;
     if (fill) json["fill"] = *fill;
     if (centre_crop_area) json["centre_crop_area"] = *centre_crop_area;
     return json;
 }
 /// Throws ConfigError for settings that cannot be used.
-inline ImageTransform transform_settings(const ConfigReader& config) {
+template <class = void>
+ImageTransform transform_settings(const ConfigReader& config) {
     constexpr std::size_t most = 1 << 16;
     ImageTransform        t{.stats = read_statistics(config, "mean", "std"),
                             .strategy = resize_from_name(config.choice("strategy", {"resize-naive", "letterbox", "resize-crop", "pad"})),
@@ -184,16 +193,18 @@ inline ImageTransform transform_settings(const ConfigReader& config) {
     return t;
 }
 
-inline Json to_json(const PrismaticConfig& config) {
+template <class J = Json>
+J to_json(const PrismaticConfig& config) {
     constexpr std::array projectors{"linear", "gelu-mlp", "fused-gelu-mlp"};
     const auto& [model_id, vision_backbone_id, llm_backbone_id, towers, projector, llm, llm_max_length] = config;
-    Json list = Json::array();
+    J list = J::array();
     for (const auto& [key, vit, transform] : towers) list.push_back({{"key", key}, {"vit", to_json(vit)}, {"transform", to_json(transform)}});
     return {{"model_id", model_id}, {"vision_backbone_id", vision_backbone_id}, {"llm_backbone_id", llm_backbone_id}, {"towers", std::move(list)},
             {"projector", projectors.at(static_cast<std::size_t>(projector))}, {"llm", to_json(llm)}, {"llm_max_length", llm_max_length}};
 }
 /// Throws ConfigError unless a model of these settings can be composed.
-inline PrismaticConfig prismatic_settings(const ConfigReader& config) {
+template <class = void>
+PrismaticConfig prismatic_settings(const ConfigReader& config) {
     PrismaticConfig c{.model_id = config.text("model_id"), .vision_backbone_id = config.text("vision_backbone_id"), .llm_backbone_id = config.text("llm_backbone_id"), .towers = {},
                       .projector = projector_from_arch(config.choice("projector", {"linear", "gelu-mlp", "fused-gelu-mlp"})),
                       .llm = language_model_settings(config.object("llm")), .llm_max_length = config.count("llm_max_length")};

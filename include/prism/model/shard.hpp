@@ -51,7 +51,8 @@ constexpr Cut cut_of(std::string_view path) {
 }
 
 /// The shape of the whole of which a rank has `part`.
-inline std::vector<std::size_t> whole_shape(std::vector<std::size_t> part, Cut cut, RankOf rank) {
+template <class = void>
+std::vector<std::size_t> whole_shape(std::vector<std::size_t> part, Cut cut, RankOf rank) {
     if (cut == Cut::rows && !part.empty()) part[0] *= rank.n;
     if (cut == Cut::columns && part.size() == 2) part[1] *= rank.n;
     return part;
@@ -59,7 +60,8 @@ inline std::vector<std::size_t> whole_shape(std::vector<std::size_t> part, Cut c
 
 /// A rank's share of a stored vector or matrix, whose extents it divides. Numbers stay where they lie; rows of blocks that
 /// are cut, and panels, are copied. Throws LoadError where a cut would go through blocks of 32.
-inline TensorInfo shard_of(const TensorInfo& t, Cut cut, RankOf rank) {
+template <class = void>
+TensorInfo shard_of(const TensorInfo& t, Cut cut, RankOf rank) {
     if (cut == Cut::none || rank.n == 1) return t;
     const std::size_t          d = cut == Cut::rows ? 0 : 1, n_rows = t.shape.at(0), n_cols = t.shape.size() < 2 ? 1 : t.elements() / n_rows;
     TensorInfo                 part = t;

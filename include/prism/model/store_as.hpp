@@ -80,7 +80,8 @@ inline Dtype format_beside(Dtype decoder) {
 
 /// For LoadOptions: the matrices of a model of the Prismatic family are kept as store_model_as() would store them, and
 /// never are in memory in another format.
-inline KeptFormat keep_weights_as(Dtype dtype) {
+template <class = void>
+KeptFormat keep_weights_as(Dtype dtype) {
     return [dtype](std::string_view name, Dtype stored) {
         const bool blocks = dtype == Dtype::q8 || dtype == Dtype::q4 || dtype == Dtype::q4m;
         if (!blocks) return dtype;

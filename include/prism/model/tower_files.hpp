@@ -22,7 +22,8 @@ namespace prism {
 namespace detail {
 
 /// A tensor of our own making, f32.
-inline TensorInfo tensor_of(std::string name, std::vector<std::size_t> shape, std::vector<float> values, std::string file) {
+template <class = void>
+TensorInfo tensor_of(std::string name, std::vector<std::size_t> shape, std::vector<float> values, std::string file) {
     auto       owner = std::make_shared<std::vector<float>>(std::move(values));
     TensorInfo t{std::move(name), Dtype::f32, std::move(shape), {}, reinterpret_cast<const std::byte*>(owner->data()), nullptr, std::move(file)};
     t.owner = std::move(owner);
@@ -30,7 +31,8 @@ inline TensorInfo tensor_of(std::string name, std::vector<std::size_t> shape, st
 }
 
 /// Tensors one below the other, in their own type.
-inline TensorInfo stack_rows(std::string name, const std::vector<const TensorInfo*>& parts) {
+template <class = void>
+TensorInfo stack_rows(std::string name, const std::vector<const TensorInfo*>& parts) {
     TensorInfo t = *parts.front();
     if (t.shape.empty()) throw LoadError{t.file, t.name, "at least one dimension", to_string(t.shape)};
     t.name = std::move(name);
@@ -59,13 +61,15 @@ struct TowerNames {
     std::vector<std::string> dropped;                                  // parts that features do not need
 };
 
-inline std::optional<std::string> renamed(const std::vector<std::pair<std::string, std::string>>& rules, std::string_view name) {
+template <class = void>
+std::optional<std::string> renamed(const std::vector<std::pair<std::string, std::string>>& rules, std::string_view name) {
     for (const auto& [from, to] : rules)
         if (name == from || (name.starts_with(from) && from.ends_with('.'))) return to + std::string(name.substr(from.size()));
     return std::nullopt;
 }
 
-inline std::vector<TensorInfo> rename_tower(const Checkpoint& file, const TowerNames& names) {
+template <class = void>
+std::vector<TensorInfo> rename_tower(const Checkpoint& file, const TowerNames& names) {
     std::vector<TensorInfo> result;
     for (const TensorInfo& tensor : file.tensors()) {
         std::optional<std::string> name;
@@ -106,8 +110,9 @@ inline std::vector<TensorInfo> rename_tower(const Checkpoint& file, const TowerN
 }
 
 /// With registers the class token has a position in the file and none in timm: it is folded into the token.
-inline void fold_class_position(std::vector<TensorInfo>& tensors) {
-    const auto named = [&](std::string_view name) { return std::ranges::find(tensors, name, &TensorInfo::name); };
+template <class = void>
+void fold_class_position(std::vector<TensorInfo>& tensors) {
+    const auto named = [&](std::string_view name) { return std::ranges::find_if(tensors, [&](const TensorInfo& t) { return t.name == name; }); };
     const auto token = named("cls_token"), table = named("pos_embed");
     if (token == tensors.end() || table == tensors.end() || table->shape.size() != 3 || table->shape[1] == 0 ||
         token->elements() != table->shape[2])
@@ -120,7 +125,8 @@ inline void fold_class_position(std::vector<TensorInfo>& tensors) {
     *table = tensor_of("pos_embed", shape, {positions.begin() + static_cast<std::ptrdiff_t>(d), positions.end()}, table->file);
 }
 
-inline TowerNames open_clip_names(const std::string& visual) {
+template <class = void>
+TowerNames open_clip_names(const std::string& visual) {
     return {visual, visual + "transformer.resblocks.",
             {{visual + "class_embedding", "cls_token"}, {visual + "positional_embedding", "pos_embed"},
              {visual + "conv1.weight", "patch_embed.proj.weight"}, {visual + "ln_pre.", "norm_pre."}, {visual + "ln_post.", "norm."}},
@@ -130,7 +136,8 @@ inline TowerNames open_clip_names(const std::string& visual) {
 }
 
 /// CLIP and SigLIP of transformers.
-inline TowerNames hugging_face_names(const std::string& model) {
+template <class = void>
+TowerNames hugging_face_names(const std::string& model) {
     return {model, model + "encoder.layers.",
             {{model + "embeddings.class_embedding", "cls_token"}, {model + "embeddings.position_embedding.weight", "pos_embed"},
              {model + "embeddings.patch_embedding.", "patch_embed.proj."}, {model + "pre_layrnorm.", "norm_pre."},
@@ -141,7 +148,8 @@ inline TowerNames hugging_face_names(const std::string& model) {
             {model + "embeddings.position_ids", model + "head."}};
 }
 
-inline TowerNames hugging_face_dinov2_names(const std::string& model) {
+template <class = void>
+TowerNames hugging_face_dinov2_names(const std::string& model) {
     return {model, model + "encoder.layer.",
             {{model + "embeddings.cls_token", "cls_token"}, {model + "embeddings.register_tokens", "reg_token"},
              {model + "embeddings.position_embeddings", "pos_embed"}, {model + "embeddings.patch_embeddings.projection.", "patch_embed.proj."},
@@ -156,7 +164,8 @@ inline TowerNames hugging_face_dinov2_names(const std::string& model) {
 
 /// The tensors of a tower's file under timm's names. The naming is told by its keys: timm (also below "visual.trunk."),
 /// open_clip and OpenAI, Meta's DINOv2, Hugging Face's CLIP, SigLIP and DINOv2. Classifier heads are dropped.
-inline Checkpoint timm_named(const Checkpoint& file) {
+template <class = void>
+Checkpoint timm_named(const Checkpoint& file) {
     const auto has = [&](const std::string& name) { return file.find(name) != nullptr; };
     const auto as_checkpoint = [&](std::vector<TensorInfo> tensors) { return Checkpoint{file.file(), std::move(tensors)}; };
     if (has("visual.trunk.pos_embed")) return file.below("visual.trunk");
@@ -196,7 +205,7 @@ void add_tower(Loading<B>& loading, Vit<B>& vit, const Checkpoint& file) {
         table && table->shape.size() == 3 && table->shape[0] == 1 && table->shape[2] == c.d_model && table->shape[1] != c.n_positions() &&
         is_square_grid(table->shape[1], n_prefix)) {
         std::vector<TensorInfo> tensors(named.tensors());
-        const auto              at = std::ranges::find(tensors, std::string_view("pos_embed"), &TensorInfo::name);
+        const auto              at = std::ranges::find_if(tensors, [](const TensorInfo& t) { return t.name == "pos_embed"; });
         *at = detail::tensor_of("pos_embed", {1, c.n_positions(), c.d_model},
                                 resample_positions(to_floats(*table), c.d_model, n_prefix, c.grid(), antialias), table->file);
         named = Checkpoint{named.file(), std::move(tensors)};
@@ -221,7 +230,8 @@ struct TowerKeys {
 };
 
 /// Throws ConfigError unless a tower of these sizes can be run.
-inline void expect_tower(const VitConfig& v, const ConfigReader& c, const TowerKeys& keys = {}) {
+template <class = void>
+void expect_tower(const VitConfig& v, const ConfigReader& c, const TowerKeys& keys = {}) {
     constexpr std::size_t most_patches = std::size_t{1} << 16;
     if (v.d_model % v.n_heads != 0) c.refuse(keys.n_heads, std::string("a divisor of ") + keys.d_model + " " + std::to_string(v.d_model));
     if (v.d_model / v.n_heads > 256) c.refuse(keys.n_heads, "one that gives heads of at most 256");
@@ -231,7 +241,8 @@ inline void expect_tower(const VitConfig& v, const ConfigReader& c, const TowerK
 }
 
 /// A configuration with arguments of timm's VisionTransformer put over it. Throws ConfigError.
-inline VitConfig with_timm_args(VitConfig v, const ConfigReader& args) {
+template <class = void>
+VitConfig with_timm_args(VitConfig v, const ConfigReader& args) {
     const double ratio = args.real("mlp_ratio", v.d_model == 1152 ? 3.7362 : static_cast<double>(v.d_ff) / static_cast<double>(v.d_model));
     v.image_size = args.count("img_size", v.image_size, 1 << 16);
     v.patch_size = args.count("patch_size", v.patch_size, 1 << 12);
@@ -254,7 +265,8 @@ inline VitConfig with_timm_args(VitConfig v, const ConfigReader& args) {
 
 /// The tower that a timm hub config.json describes: "architecture" gives the published sizes, "model_args" overrides
 /// them. Throws ConfigError.
-inline VitConfig timm_config(const ConfigReader& c, std::string_view args_key = "model_args") {
+template <class = void>
+VitConfig timm_config(const ConfigReader& c, std::string_view args_key = "model_args") {
     const std::string architecture = c.text("architecture");
     auto              published = vit::from_timm_name(architecture);
     if (!published)

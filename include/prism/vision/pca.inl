@@ -16,7 +16,8 @@ namespace prism {
 namespace detail {
 
 /// Makes the rows of q [k, d] orthonormal, one after another. A row that the ones before span becomes zero.
-inline void orthonormalise(std::vector<double>& q, std::size_t k, std::size_t d) {
+template <class = void>
+void orthonormalise(std::vector<double>& q, std::size_t k, std::size_t d) {
     for (std::size_t i = 0; i < k; ++i) {
         double* const row = &q[i * d];
         double        before = 0, after = 0;
@@ -35,7 +36,8 @@ inline void orthonormalise(std::vector<double>& q, std::size_t k, std::size_t d)
 
 /// Diagonalises a symmetric matrix a [m, m] by Jacobi's rotations. On return the diagonal of `a` has the eigenvalues and
 /// the columns of the result [m, m] the vectors, in no order.
-inline std::vector<double> eigenvectors(std::vector<double>& a, std::size_t m) {
+template <class = void>
+std::vector<double> eigenvectors(std::vector<double>& a, std::size_t m) {
     std::vector<double> v(m * m);
     for (std::size_t i = 0; i < m; ++i) v[i * m + i] = 1;
     constexpr int max_sweeps = 50;
@@ -63,7 +65,8 @@ inline std::vector<double> eigenvectors(std::vector<double>& a, std::size_t m) {
 }
 
 /// rows [n, m] becomes rows * v, its columns in the order given.
-inline void rotate_columns(std::vector<double>& rows, std::size_t stride_row, std::size_t stride_column, std::size_t n,
+template <class = void>
+void rotate_columns(std::vector<double>& rows, std::size_t stride_row, std::size_t stride_column, std::size_t n,
                            const std::vector<double>& v, const std::vector<std::size_t>& order) {
     const std::size_t   m = order.size();
     std::vector<double> row(m);

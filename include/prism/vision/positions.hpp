@@ -23,7 +23,8 @@ inline bool is_square_grid(std::size_t rows, std::size_t n_prefix) {
 /// from the size of the table. Throws ShapeError when the grid rows are no square.
 /// Source: timm, layers/pos_embed.py: torch's bicubic with antialiasing (a = -0.5, half-pixel centres, f32); without it (a = -0.75,
 /// four taps, edges repeated) as vision_transformer.py resamples files of OpenAI's and open_clip's naming.
-inline std::vector<float> resample_positions(std::span<const float> table, std::size_t d, std::size_t n_prefix, std::size_t m, bool antialias = true) {
+template <class = void>
+std::vector<float> resample_positions(std::span<const float> table, std::size_t d, std::size_t n_prefix, std::size_t m, bool antialias = true) {
     const std::size_t rows = d ? table.size() / d : 0;
     if (!is_square_grid(rows, n_prefix))
         throw ShapeError{"resample_positions", "table", "a square grid after " + std::to_string(n_prefix) + " prefix rows",

@@ -10,6 +10,7 @@
 #include "prism/model/pixels.hpp"
 #include "prism/model/pretrained.hpp"
 
+#include <algorithm>
 #include <functional>
 #include <span>
 #include <string>
@@ -38,18 +39,21 @@ struct ChatParts {
 
     /// A question in the model's own form, after the turns that `prompts` holds. Text that spells a control token stays
     /// text.
+    template <class = void>
     Prompt ask(std::string_view question) const {
         PromptBuilder turn = prompts;
         turn.add_turn(Role::human, question);
         return cut({turn.prompt(), tokenizer.encode(turn.pieces())});
     }
     /// A prompt as it stands. Control tokens that it spells are control tokens.
+    template <class = void>
     Prompt raw(std::string_view prompt) const { return cut({std::string(prompt), tokenizer.encode(prompt, {.parse_special = raw_has_control_tokens})}); }
 
     /// Returns before which of the ids the picture stands; where a token keeps its place, takes that out.
+    template <class = void>
     std::size_t place_picture(std::vector<std::int32_t>& ids, bool has_picture) const {
         if (image_token) {
-            const auto at = std::ranges::find(ids, *image_token);
+            const auto at = std::find(ids.begin(), ids.end(), *image_token);
             if (at == ids.end()) return 1;
             const auto index = static_cast<std::size_t>(at - ids.begin());
             if (has_picture) ids.erase(at);
@@ -59,6 +63,7 @@ struct ChatParts {
     }
 
 private:
+    template <class = void>
     Prompt cut(Prompt prompt) const {
         if (!image_token && prompt.ids.size() > llm_max_length) prompt.ids.resize(llm_max_length);
         return prompt;

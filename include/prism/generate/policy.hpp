@@ -19,7 +19,8 @@
 namespace prism {
 
 /// The statistics under that key; an empty key will do where there is one set only. Throws ConfigError that lists the keys.
-inline const ActionStatistics& action_statistics_for(const std::map<std::string, ActionStatistics>& all, const std::string& key) {
+template <class = void>
+const ActionStatistics& action_statistics_for(const std::map<std::string, ActionStatistics>& all, const std::string& key) {
     if (key.empty() && all.size() == 1) return all.begin()->second;
     if (const auto found = all.find(key); found != all.end()) return found->second;
     std::string keys;
@@ -36,7 +37,8 @@ inline double action_of_token(std::int32_t id, const ActionVocabulary& vocabular
 }
 
 /// Actions as the robot takes them: [-1, 1] back to [q01, q99] where the mask says so.
-inline std::vector<double> unnormalise(std::span<const std::int32_t> ids, const ActionStatistics& s, const ActionVocabulary& vocabulary) {
+template <class = void>
+std::vector<double> unnormalise(std::span<const std::int32_t> ids, const ActionStatistics& s, const ActionVocabulary& vocabulary) {
     std::vector<double> values;
     for (std::size_t d = 0; d < ids.size(); ++d) {
         const double a = action_of_token(ids[d], vocabulary);
@@ -85,7 +87,7 @@ public:
     /// The action for what the camera sees. The instruction goes lower-cased into the model's question.
     Action act(const Image& image, std::string_view instruction) {
         const auto pieces = openvla_pieces(instruction, vla_->prompt_style.starts_with("vicuna"));  // as the first release has it
-        return act(image, to_string(pieces), tokenizer_->encode(pieces));
+        return act(image, detail::joined(pieces), tokenizer_->encode(pieces));
     }
     /// The same with the whole prompt given; control tokens that it spells are control tokens.
     Action act_raw(const Image& image, std::string_view prompt) {

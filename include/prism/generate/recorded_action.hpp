@@ -72,7 +72,7 @@ public:
 
         std::vector<std::int32_t> tokens(request.n_tokens);
         be_->download(chosen_.template as<const std::int32_t>(), tokens);
-        if (const auto bad = std::ranges::find(tokens, -1); bad != tokens.end())
+        if (const auto bad = std::find(tokens.begin(), tokens.end(), -1); bad != tokens.end())
             throw GenerationError{static_cast<std::size_t>(bad - tokens.begin()), {tokens.begin(), bad}};
         return tokens;
     }

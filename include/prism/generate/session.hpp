@@ -75,7 +75,7 @@ inline double seconds_since(std::chrono::steady_clock::time_point start) {
 template <class Say>
 bool take_token(Generated& out, std::int32_t id, const GenerateOptions& options, Say&& say) {
     out.ids.push_back(id);
-    if (std::ranges::find(options.stop_ids, id) != options.stop_ids.end()) out.stop = Stop::stop_id;
+    if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) out.stop = Stop::stop_id;
     else if (!say(id)) out.stop = Stop::callback;
     else if (options.cancel && options.cancel->load(std::memory_order_relaxed)) out.stop = Stop::cancelled;
     else if (out.ids.size() == options.max_new_tokens) out.stop = Stop::max_new_tokens;

@@ -40,7 +40,7 @@ struct PlainFormat {
 /// The scale of a block with a value that is no finite number: all of them become NaN, so that they are found.
 inline constexpr fp16_t no_number{std::numeric_limits<float>::quiet_NaN()};
 inline bool all_finite(std::span<const float> values) {
-    return std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
+    return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
 }
 
 inline float largest_magnitude(std::span<const float> values) {

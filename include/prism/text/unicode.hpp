@@ -1,4 +1,4 @@
-// Unicode as tokenizers need it: well-formed UTF-8, classes of code points (Unicode 14.0), lower case, normal forms.
+// Unicode as tokenizers need it: well-formed UTF-8, classes of code points (Unicode 14.0), lower case, normal forms (9.0).
 //
 //     for (std::size_t at = 0; at < text.size();) {
 //         const auto c = prism::unicode::decode(text, at);   // ill-formed parts come as U+FFFD
@@ -234,13 +234,11 @@ std::string with_sorted_marks(std::string_view text) {
     return out;
 }
 
-/// A well-formed text in a normal form.
+namespace detail {
+
+/// A well-formed text in a normal form, by the tables that utf8proc has.
 template <class = void>
-std::string normalized(std::string_view text, NormalForm form) {
-    // No character below U+0300 (first byte 0xCC) changes or combines under NFC; none below U+0080 under any form.
-    const unsigned char settled = form == NormalForm::nfc ? 0xcc : 0x80;
-    if (std::all_of(text.begin(), text.end(), [&](char c) { return static_cast<unsigned char>(c) < settled; }))
-        return std::string(text);
+std::string normalized_by_utf8proc(std::string_view text, NormalForm form) {
     int options = UTF8PROC_STABLE;
     if (form == NormalForm::nfc || form == NormalForm::nfkc) options |= UTF8PROC_COMPOSE;
     else options |= UTF8PROC_DECOMPOSE;
@@ -253,6 +251,37 @@ std::string normalized(std::string_view text, NormalForm form) {
     const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
     if (size < 0) throw std::bad_alloc{};  // the text is well-formed, so nothing else can fail
     return {reinterpret_cast<const char*>(raw), static_cast<std::size_t>(size)};
+}
+
+/// Whether a normal form of Unicode 9.0 leaves a character alone that one of a later version does not.
+constexpr bool is_left_alone(char32_t code) {
+    const auto* after = std::upper_bound(std::begin(not_normalized), std::end(not_normalized), code,
+                                         [](char32_t c, const auto& range) { return c < range[0]; });
+    return after != std::begin(not_normalized) && code <= (*(after - 1))[1];
+}
+
+}  // namespace detail
+
+/// A well-formed text in a normal form of Unicode 9.0, whose tables tokenizers 0.19 has. A character that came later is one that
+/// nothing combines with, nor moves across, so that what stands before and after it is normalised apart.
+inline std::string normalized(std::string_view text, NormalForm form) {
+    // No character below U+0300 (first byte 0xCC) changes or combines under NFC; none below U+0080 under any form.
+    const unsigned char settled = form == NormalForm::nfc ? 0xcc : 0x80;
+    if (std::all_of(text.begin(), text.end(), [&](char c) { return static_cast<unsigned char>(c) < settled; }))
+        return std::string(text);
+    std::string out;
+    std::size_t start = 0;
+    for (std::size_t at = 0; at < text.size();) {
+        const Char c = decode(text, at);
+        if (detail::is_left_alone(c.code)) {
+            if (start < at) out += detail::normalized_by_utf8proc(text.substr(start, at - start), form);
+            out += text.substr(at, c.bytes);
+            start = at + c.bytes;
+        }
+        at += c.bytes;
+    }
+    if (start < text.size()) out += detail::normalized_by_utf8proc(text.substr(start), form);
+    return out;
 }
 
 }  // namespace prism::unicode

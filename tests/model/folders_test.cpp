@@ -32,6 +32,11 @@ TEST_CASE("model/llava: both namings give the model that its parts make, with LL
         const ImageTransform& t = llava.model.config.towers[0].transform;
         CHECK((t.strategy == Resize::crop && t.size == 42 && t.margin == Margin::floor && t.stats.mean == statistics::clip.mean));
 
+        Json other = parts.config;
+        other["vision_config"]["layer_norm_eps"] = 0.25;
+        folder.write("config.json", other);
+        CHECK(from_pretrained(be, folder.path()).model.towers[0].config.norm_eps == 0.25f);
+
         Tensors surplus = newer ? parts.newer() : parts.older();
         for (const std::string name : {"image_newline", "lm_head.bias", "vision_model.extra"}) {
             surplus.push_back(tensor(name[0] == 'v' ? (newer ? "model.vision_tower." : "vision_tower.") + name : name, {2}, {1, 2}));
@@ -55,7 +60,8 @@ TEST_CASE("model/llava: settings that cannot be used are refused with their key"
                            Bad{"", "projector_hidden_act", "relu", "'projector_hidden_act' is"}, Bad{"", "image_token_index", -1, "'image_token_index' is -1"}, Bad{"", "text_config", nullptr, "'text_config' is missing"},
                            Bad{"vision_config", "model_type", "siglip", "'vision_config.model_type' is"}, Bad{"vision_config", "num_attention_heads", 5, "'vision_config.num_attention_heads' is 5; allowed: a divisor of hidden_size 32"},
                            Bad{"vision_config", "num_hidden_layers", 1, "'vision_config.num_hidden_layers' is 1; allowed: at least 2"}, Bad{"vision_config", "image_size", 13, "'vision_config.image_size' is 13; allowed: at least patch_size 14"},
-                           Bad{"vision_config", "image_size", 60000, "at most 65536 patches"}, Bad{"vision_config", "hidden_act", "relu", "'vision_config.hidden_act' is"}}) {
+                           Bad{"vision_config", "image_size", 60000, "at most 65536 patches"}, Bad{"vision_config", "hidden_act", "relu", "'vision_config.hidden_act' is"},
+                           Bad{"vision_config", "layer_norm_eps", 0, "'vision_config.layer_norm_eps' is 0"}}) {
         Json json = parts.config;
         (*bad.object ? json[bad.object] : json)[bad.key] = bad.value;
         folder.write("config.json", json);

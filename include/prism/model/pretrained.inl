@@ -320,6 +320,7 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
     vit.n_layers = vision.count("num_hidden_layers", 24, 4096);
     vit.n_heads = vision.count("num_attention_heads", 16);
     vit.d_ff = vision.count("intermediate_size", 4096);
+    vit.norm_eps = positive(vision, "layer_norm_eps", 1e-5);
     expect_tower(vit, vision, {"hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size"});
     const std::string act = vision.choice("hidden_act", {"quick_gelu", "gelu"}, "quick_gelu");
     vit.act = act == "gelu" ? Activation::gelu_erf : Activation::quick_gelu;

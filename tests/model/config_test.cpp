@@ -75,6 +75,8 @@ TEST_CASE("model/config: of a language model, Llama's family") {
     qwen2["model_type"] = "qwen2";
     each_is_refused(qwen2, {{"use_sliding_window", true, "", "false"}}, open);
     CHECK(std::get<LlamaConfig>(open(qwen2)).qkv_bias);
+    qwen2["num_key_value_heads"] = nullptr;
+    CHECK(std::get<LlamaConfig>(open(qwen2)).n_kv_heads == 4);
 }
 
 TEST_CASE("model/config: of a language model, Phi") {

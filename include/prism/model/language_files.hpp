@@ -19,9 +19,10 @@ std::size_t multiple_heads(const ConfigReader& c, std::size_t d_model, std::size
     return d_model / n_heads;
 }
 
+/// A key that is null says as many as heads; one that is absent, the class default.
 template <class = void>
 std::size_t grouped_heads(const ConfigReader& c, std::size_t n_heads, std::size_t fallback) {
-    const std::size_t n = c.count("num_key_value_heads", fallback);
+    const std::size_t n = c.count("num_key_value_heads", c.json().contains("num_key_value_heads") ? n_heads : fallback);
     if (n_heads % n != 0) c.refuse("num_key_value_heads", "a divisor of num_attention_heads " + std::to_string(n_heads));
     return n;
 }

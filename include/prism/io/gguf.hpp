@@ -361,6 +361,7 @@ public:
     }
 
     /// The same file without its tensors, in memory: what a tokenizer needs of it.
+    template <class = void>
     std::shared_ptr<const MappedFile> without_tensors() const {
         const auto             all = file_->bytes().first(head_bytes_);
         std::vector<std::byte> head(all.begin(), all.end());

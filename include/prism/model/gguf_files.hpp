@@ -35,7 +35,8 @@ struct GgufModel {
 
 /// A decoder's file, with `vision` beside it; or a folder of GGUF files with one decoder and, perhaps, one file named
 /// "...mmproj...". Nothing where there are no such files. Throws LoadError for a folder with several of either.
-inline std::optional<GgufModel> gguf_model(const std::filesystem::path& path, const std::filesystem::path& vision = {}) {
+template <class = void>
+std::optional<GgufModel> gguf_model(const std::filesystem::path& path, const std::filesystem::path& vision = {}) {
     std::error_code failed;
     if (is_gguf(path)) return GgufModel{path, vision};
     if (!std::filesystem::is_directory(path, failed) || std::filesystem::exists(path / "config.json", failed)) return std::nullopt;
@@ -118,7 +119,8 @@ inline std::size_t row_in_file(std::size_t i, std::size_t head_dim) {
 
 /// Rows [first, first + count) of a matrix or vector of a file, under another name and in our format. `head_dim`: see
 /// row_in_file; 0 for rows that stand in order.
-inline TensorInfo rows_of(const GgufTensor& t, std::string name, std::size_t first, std::size_t count, std::size_t head_dim = 0) {
+template <class = void>
+TensorInfo rows_of(const GgufTensor& t, std::string name, std::size_t first, std::size_t count, std::size_t head_dim = 0) {
     const GgufFormat  format = format_of(t.type);
     const std::size_t row_bytes = static_cast<std::size_t>(t.bytes) / t.info.shape[0];
     TensorInfo        info = t.info;
@@ -154,7 +156,8 @@ inline TensorInfo rows_of(const GgufTensor& t, std::string name, std::size_t fir
 }
 
 /// "blk.7.attn_q.weight" as 7 and "attn_q.weight"; nothing for a name that does not begin with `prefix`.
-inline std::optional<std::pair<std::size_t, std::string>> block_part(std::string_view name, std::string_view prefix) {
+template <class = void>
+std::optional<std::pair<std::size_t, std::string>> block_part(std::string_view name, std::string_view prefix) {
     if (!name.starts_with(prefix)) return std::nullopt;
     name.remove_prefix(prefix.size());
     std::size_t i = 0;
@@ -168,7 +171,8 @@ using Renaming = std::vector<std::pair<std::string, std::string>>;
 }  // namespace detail
 
 /// The decoder that a file describes: llama (Llama, Vicuna, Mistral), qwen2 or phi2. Throws ConfigError, LoadError.
-inline LanguageModelConfig gguf_language_config(const Gguf& gguf) {
+template <class = void>
+LanguageModelConfig gguf_language_config(const Gguf& gguf) {
     const std::string arch{gguf.get("general.architecture").text()};
     if (arch == "clip") throw LoadError{gguf.file(), "holds a vision tower (mmproj); it goes beside the file of a decoder, as vision_dir"};
     if (arch != "llama" && arch != "qwen2" && arch != "phi2") throw ConfigError{gguf.file(), "general.architecture", arch, "llama, qwen2, phi2"};
@@ -210,7 +214,8 @@ inline LanguageModelConfig gguf_language_config(const Gguf& gguf) {
 }
 
 /// The tensors of a decoder's file under the names of Hugging Face's. What has no such name keeps its own.
-inline Checkpoint gguf_language_tensors(const Gguf& gguf, const LanguageModelConfig& config) {
+template <class = void>
+Checkpoint gguf_language_tensors(const Gguf& gguf, const LanguageModelConfig& config) {
     static const detail::Renaming llama{{"attn_norm.", "input_layernorm."},  {"ffn_norm.", "post_attention_layernorm."}, {"attn_q.", "self_attn.q_proj."},
                                         {"attn_k.", "self_attn.k_proj."},    {"attn_v.", "self_attn.v_proj."},          {"attn_output.", "self_attn.o_proj."},
                                         {"ffn_gate.", "mlp.gate_proj."},     {"ffn_up.", "mlp.up_proj."},               {"ffn_down.", "mlp.down_proj."}},
@@ -252,7 +257,8 @@ inline Checkpoint gguf_language_tensors(const Gguf& gguf, const LanguageModelCon
 
 /// The tower of a LLaVA-1.5's mmproj file. Throws ConfigError, LoadError. Its last stored block gives the features: who wrote
 /// the file left out what comes behind. (llama.cpp stops one block earlier: its issue 25817.)
-inline VitConfig gguf_tower_config(const Gguf& gguf) {
+template <class = void>
+VitConfig gguf_tower_config(const Gguf& gguf) {
     if (const std::string arch{gguf.get("general.architecture").text()}; arch != "clip") throw ConfigError{gguf.file(), "general.architecture", arch, "clip: a vision tower with its projector (mmproj)"};
     if (gguf.has("clip.projector_type") && gguf.get("clip.projector_type").text() != "mlp")
         throw ConfigError{gguf.file(), "clip.projector_type", std::string(gguf.get("clip.projector_type").text()), "mlp: LLaVA-1.5's"};
@@ -276,12 +282,13 @@ inline VitConfig gguf_tower_config(const Gguf& gguf) {
 }
 
 /// How a mmproj file has pictures normalised; CLIP's way where it does not say.
-inline Statistics gguf_statistics(const Gguf& gguf) {
+template <class = void>
+Statistics gguf_statistics(const Gguf& gguf) {
     Statistics stats = statistics::clip;
     for (const auto& [key, to] : {std::pair{"clip.vision.image_mean", &stats.mean}, std::pair{"clip.vision.image_std", &stats.std}}) {
         if (!gguf.has(key)) continue;
         const auto values = gguf.get(key).reals();
-        if (values.size() != 3 || std::ranges::any_of(values, [&](double x) { return !(x >= 0) || std::isinf(x) || (to == &stats.std && x == 0); }))
+        if (values.size() != 3 || std::ranges::any_of(values, [over_0 = to == &stats.std](double x) { return !(x >= 0) || std::isinf(x) || (over_0 && x == 0); }))
             throw ConfigError{gguf.file(), key, std::to_string(values.size()) + " numbers", "three numbers, one for each colour"};
         std::ranges::transform(values, to->begin(), [](double x) { return static_cast<float>(x); });
     }
@@ -289,7 +296,8 @@ inline Statistics gguf_statistics(const Gguf& gguf) {
 }
 
 /// The tensors of a mmproj file: the tower under "vision_model.", the projector under "linear_1." and "linear_2.".
-inline Checkpoint gguf_tower_tensors(const Gguf& gguf, const VitConfig& config) {
+template <class = void>
+Checkpoint gguf_tower_tensors(const Gguf& gguf, const VitConfig& config) {
     static const detail::Renaming outside{{"v.class_embd", "vision_model.embeddings.class_embedding"}, {"v.patch_embd.", "vision_model.embeddings.patch_embedding."},
                                           {"v.position_embd.", "vision_model.embeddings.position_embedding."}, {"v.pre_ln.", "vision_model.pre_layrnorm."},
                                           {"mm.0.", "linear_1."}, {"mm.2.", "linear_2."}};

@@ -227,6 +227,37 @@ TEST_CASE("text/tokenizer: a vocabulary in GGUF gives the ids that its other fil
     CHECK(llama.encode("</s>", reference) == Ids{1, 2});
 }
 
+TEST_CASE("text/tokenizer: settings beside files of slow classes have the effect that converting gives them") {
+    const prism::test::TempFolder folder;
+    const auto ids = [&](const std::string& settings) {
+        folder.write("tokenizer_config.json", settings);
+        return Tokenizer::open(folder.path()).encode("Hello", reference);
+    };
+    std::filesystem::copy(committed("llama") / "tokenizer.model", folder.path());
+    const Ids hello = ids(R"({"tokenizer_class": "LlamaTokenizer"})");
+    Ids       closed = hello;
+    closed.push_back(2);
+    CHECK(ids(R"({"add_eos_token": true})") == closed);  // no other class reads the file
+    const Ids no_prefix = ids(R"({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": false})");
+    CHECK(no_prefix != hello);
+    CHECK(ids(R"({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": null})") == no_prefix);
+    std::filesystem::copy(committed("llama") / "tokenizer.json", folder.path());
+    for (const char* value : {"null", "false", "true"})  // does not reach the slow class
+        CHECK(ids(R"({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": )" + std::string(value) + "}") == hello);
+
+    const prism::test::TempFolder words;
+    for (const char* name : {"vocab.json", "merges.txt"}) std::filesystem::copy(committed("phi") / name, words.path());
+    const auto text = [&](const std::string& settings) {
+        words.write("tokenizer_config.json", settings);
+        const Tokenizer tokenizer = Tokenizer::open(words.path());
+        return tokenizer.decode(tokenizer.encode("a . b"));
+    };
+    CHECK(text(R"({"tokenizer_class": "CodeGenTokenizer"})") == "a. b");
+    CHECK(text(R"({"tokenizer_class": "Qwen2Tokenizer"})") == "a . b");
+    std::filesystem::copy(committed("phi") / "tokenizer.json", words.path());
+    CHECK(text(R"({"tokenizer_class": "Qwen2Tokenizer"})") == "a. b");
+}
+
 TEST_CASE("text/tokenizer: settings beside a tokenizer have the effect that transformers gives them") {
     const prism::test::TempFolder folder;
     const auto ids = [&](const char* text) { return Tokenizer::open(folder.path()).encode(text, reference); };
@@ -260,6 +291,9 @@ TEST_CASE("text/tokenizer: settings beside a tokenizer have the effect that tran
     CHECK_FALSE(mapped.bos_id());
     CHECK(mapped.id("<word>") == size);
     CHECK(mapped.id("<extra>") == size + 1);
+    folder.write("tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<more>"]})");
+    CHECK(Tokenizer::open(folder.path()).id("<more>") == size + 1);  // before those of the map
+    CHECK(Tokenizer::open(folder.path()).id("<extra>") == size + 2);
     CHECK(mapped.encode("Hello") == hello);  // the file's own template
     CHECK(mapped.decode(mapped.encode("a , b .")) ==
           "a, b.");  // clean-up is on unless the settings or the class say no

@@ -164,11 +164,9 @@ template <class>
 detail::TokenizerState Tokenizer::state_of(const TokenizerFiles& files) {
     if (const auto file = files.find(TokenizerFiles::alone)) return read(file);
     const detail::TokenizerSettings settings{files};
-    // Where the settings speak of a prefix space, transformers converts the SentencePiece file anew.
-    const bool no_prefix = settings.known_class().llama && !settings.root().flag("add_prefix_space", true);
-    auto       state = [&] {
-        if (files.has("tokenizer.json") && !(no_prefix && files.has("tokenizer.model"))) return read(files.find("tokenizer.json"));
-        if (files.has("tokenizer.model")) return read(files.find("tokenizer.model"), !no_prefix);
+    auto                            state = [&] {
+        if (files.has("tokenizer.json") && !settings.converts(files)) return read(files.find("tokenizer.json"));
+        if (files.has("tokenizer.model")) return read(files.find("tokenizer.model"), settings.prefix_space(files));
         if (files.has("vocab.json") && files.has("merges.txt")) return detail::vocab_and_merges_state(files, settings);
         throw LoadError{files.where, "holds no tokenizer.json, no tokenizer.model, and not vocab.json with merges.txt"};
     }();

@@ -406,18 +406,34 @@ public:
         present_ = json_.is_object();
         if (!present_) json_ = J::object();
         std::string name = root().text("tokenizer_class", "");
+        if (name.empty() && files.has("tokenizer.model")) name = "LlamaTokenizer", present_ = true;  // the only one here that reads that file
         if (name.ends_with("Fast")) name.resize(name.size() - 4);
         for (const TokenizerClass& known : tokenizer_classes)
             if (known.name == name) class_ = known;
+        // What transformers converts has the settings that its slow class takes by default.
+        clean_up_ = !class_.llama && (class_.name != "Qwen2Tokenizer" || files.has("tokenizer.json"));
         if (!root().has("added_tokens_decoder")) {
             const J map = read("special_tokens_map.json");
             if (map.is_object())
-                for (const auto& [key, value] : map.items()) json_[key] = value;
+                for (const auto& [key, value] : map.items()) {
+                    J& here = json_[key];
+                    if (key == "additional_special_tokens" && value.is_array() && here.is_array()) here.insert(here.end(), value.begin(), value.end());
+                    else here = value;
+                }
             plain_added_ = read("added_tokens.json");
+            if (converts(files) && files.has("tokenizer.json")) replaced_ = read("tokenizer.json");
         }
     }
 
     bool                  present() const { return present_; }
+    /// Whether transformers converts the SentencePiece file: where there is no other, or the settings speak of a prefix space.
+    bool converts(const TokenizerFiles& files) const {
+        return class_.llama && files.has("tokenizer.model") && (!files.has("tokenizer.json") || root().has("add_prefix_space"));
+    }
+    /// Whether texts get a prefix space. The setting reaches the slow class, which takes null for no, where there is no tokenizer.json.
+    bool prefix_space(const TokenizerFiles& files) const {
+        return !class_.llama || files.has("tokenizer.json") || root().flag("add_prefix_space", !json_.contains("add_prefix_space"));
+    }
     const TokenizerClass& known_class() const { return class_; }
     JsonAt<J>             root() const { return {json_, file_}; }
 
@@ -444,7 +460,7 @@ public:
         };
         set(state.bos, "bos_token", class_.bos), set(state.eos, "eos_token", class_.eos);
         set(state.unk, "unk_token", class_.unk), set(state.pad, "pad_token", class_.pad);
-        if (present_) state.clean_up = settings.flag("clean_up_tokenization_spaces", !class_.llama);
+        if (present_) state.clean_up = settings.flag("clean_up_tokenization_spaces", clean_up_);
         if (class_.llama) {
             state.prefix.clear(), state.suffix.clear();
             if (settings.flag("add_bos_token", true)) state.prefix.push_back(required(state.bos, "bos_token"));
@@ -512,6 +528,9 @@ private:
                 listed[JsonAt{value, file_, "added_tokens.json: " + token}.integer(0, Vocabulary::max_id)] = {
                     .content = token, .normalized = !is_special, .special = is_special};
             }
+        if (replaced_.is_object())
+            for (const JsonAt<J>& token : JsonAt<J>{replaced_, file_}.at("added_tokens").items())
+                listed[token.at("id").integer(0, Vocabulary::max_id)] = read_added_token(token, false);
         for (auto& [id, token] : listed) {
             token.special |= special.contains(token.content);
             if (!token.content.empty()) state.add(token);
@@ -521,8 +540,8 @@ private:
     }
 
     std::string    file_;
-    J              json_, plain_added_;
-    bool           present_ = false;
+    J              json_, plain_added_, replaced_;  // replaced_: a tokenizer.json of which the added tokens alone are used
+    bool           present_ = false, clean_up_ = true;
     TokenizerClass class_{};
 };
 

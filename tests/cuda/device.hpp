@@ -35,7 +35,7 @@ struct Wishes {
     cuda::Order   order = cuda::Order::forward;
     int           n_processors = 4;
     cuda::Threads threads = cuda::Threads::phases;
-    bool          library = false;
+    bool          library = false, library_adds = true;
 
     operator TestDriver::Options() const {
         TestDriver::Options o;
@@ -43,7 +43,7 @@ struct Wishes {
 #if defined(__CUDACC__)
         o.time_products = false, o.whole_chunks = true;  // the same plan each time; what goes past the end of a buffer shows
 #else
-        o.order = order, o.threads = threads;
+        o.order = order, o.threads = threads, o.library_adds = library_adds;
 #endif
         return o;
     }

@@ -263,6 +263,12 @@ TEST_CASE("cuda/products: the library gets many rows of plain formats, converted
     CHECK(calls(bf16{}, {.m = 8, .n = 8, .k = 16}) == 0);
     CHECK(calls(q8{}, {.m = 9, .n = 8, .k = 16}) == 0);
     CHECK(calls(bf16{}, {.m = 9, .n = 8, .k = 16}, false) == 0);
+    // One that adds nothing has done half of an exact product when it says so; then all of it is ours.
+    for (const Case& c : {Case{.m = 20, .n = 70, .k = 96, .bias = true}, Case{.m = 20, .n = 70, .k = 96, .add = true}, Case{.m = 9, .n = 33, .k = 40, .gated = true}})
+        for_formats([&]<Format F>(F) {
+            TestDriver driver(Wishes{.library = true, .library_adds = false});
+            check<F>(driver, c);
+        });
 }
 #endif
 

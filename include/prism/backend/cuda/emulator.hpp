@@ -36,6 +36,7 @@ struct EmulatorOptions {
     int         n_processors = 4;
     Threads     threads = Threads::phases;
     bool        library = false;         // multiply() takes products, as a device's library does
+    bool        library_adds = true;     // also those that are added to what is there
     std::size_t memory_bytes = std::numeric_limits<std::size_t>::max();  // of the device
     Collective<> ranks{};                // emulated_ranks.hpp
 };
@@ -125,7 +126,7 @@ public:
 
     /// One sum after another, in f32. What is in the rows' padding is never read.
     bool multiply(const LibraryProduct& p) {
-        if (!options_.library) return false;
+        if (!options_.library || (p.add && !options_.library_adds)) return false;
         enqueue([p] {
             if (p.type == Dtype::bf16) multiply_as<bf16_t>(p);
             else if (p.type == Dtype::f16) multiply_as<fp16_t>(p);

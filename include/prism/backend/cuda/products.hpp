@@ -41,7 +41,7 @@ public:
     /// Products with more rows than this are made of tiles.
     static constexpr std::int32_t few_rows = 8;
 
-    /// Whether products may go to driver.multiply. One that takes a product of two matrices has to take it with `add` as well.
+    /// Whether products may go to driver.multiply. One that takes a product with `add` has to take each of its size.
     bool use_library = true;
 
     /// Whether run() takes a norm in front of all these: few rows, and no kernels but those that read rows of WeightRow.
@@ -239,8 +239,9 @@ private:
                 if (fast) return true;
                 p.x = memory + plan.form_at[form_of(F::dtype)] + std::int64_t{x.rows} * plan.padded * 2;
                 p.bias = nullptr, p.add = true;
-                if (!driver.multiply(p)) throw DeviceError{"multiply", 0, "a library that takes a product takes it added to another, too"};
-                return true;
+                if (driver.multiply(p)) return true;
+                if (with_after && job.after.add) throw DeviceError{"multiply", 0, "a library that takes a product added to a matrix takes another of its size, too"};
+                return false;  // who comes after it writes all of y
             } else {
                 return driver.multiply(p);
             }

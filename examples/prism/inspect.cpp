@@ -42,6 +42,8 @@ struct Contents {
     }
 };
 
+std::string architecture_of(const Gguf& gguf) { return gguf.has("general.architecture") ? std::string(gguf.get("general.architecture").text()) : "unknown"; }
+
 /// A folder of files that one may name a model by.
 Contents inspect_folder(const std::filesystem::path& folder) {
     const auto has = [&](const char* name) { return std::filesystem::exists(folder / name); };
@@ -49,9 +51,13 @@ Contents inspect_folder(const std::filesystem::path& folder) {
         if (has("tokenizer.json") || has("tokenizer.model") || has("vocab.json"))
             return {"tokenizer", std::to_string(Tokenizer::open(folder).size()) + " tokens"};
         if (const auto gguf = gguf_model(folder)) {
-            Contents contents{"gguf", std::string(Gguf::open(gguf->language).get("general.architecture").text()) + (gguf->vision.empty() ? "" : " + clip")};
+            Contents contents{"gguf", ""};
             for (const auto& path : {gguf->language, gguf->vision})
-                if (!path.empty()) contents.add(Gguf::open(path), path.filename().string() + "/");
+                if (!path.empty()) {
+                    const Gguf file = Gguf::open(path);
+                    contents.architecture += (contents.architecture.empty() ? "" : " + ") + architecture_of(file);
+                    contents.add(file, path.filename().string() + "/");
+                }
             return contents;
         }
         Contents contents{"weights", "unknown: no config.json"};
@@ -118,7 +124,7 @@ Contents inspect_file(const std::filesystem::path& path) {
     const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
     if (text.starts_with("GGUF")) {
         const Gguf gguf{file};
-        Contents   contents{"gguf", gguf.has("general.architecture") ? std::string(gguf.get("general.architecture").text()) : "unknown"};
+        Contents   contents{"gguf", architecture_of(gguf)};
         contents.add(gguf);
         return contents;
     }

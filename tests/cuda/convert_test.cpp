@@ -68,6 +68,20 @@ TEST_CASE("cuda/convert: rows of a file in any format become the device's rows, 
     });
 }
 
+TEST_CASE("cuda/convert: a matrix of a file in any format is placed in any other, with the bits of decode and encode") {
+    for_pairs([]<Format From, Format To>(From, To) {
+        constexpr std::size_t rows = 5, cols = 96;
+        Device     be;
+        const auto source = encoded<From>(difficult_rows(rows, cols, 3), rows, cols);
+        TensorInfo t{"w", From::dtype, {rows, cols}, {}, reinterpret_cast<const std::byte*>(source.data()), nullptr, "(test)"};
+        CAPTURE(From::name); CAPTURE(To::name);
+        const auto wanted = device_rows<To>(From::dtype == To::dtype ? encoded<To>(difficult_rows(rows, cols, 3), rows, cols) : encoded<To>(decoded<From>(source, rows, cols), rows, cols), rows, cols);
+        const Placed placed = be.place_matrix(t, To::dtype, rows);
+        CHECK(from_device<std::byte>(be.driver(), placed.data, wanted.size()) == wanted);
+        if (From::values_per_block > 1) CHECK_THROWS_AS(be.place(t, Dtype::f32), LoadError);
+    });
+}
+
 TEST_CASE("cuda/convert: panels of the processor become the device's rows, from any row on") {
     for_formats([]<Format F>(F) {
         for (std::size_t cols : widths)

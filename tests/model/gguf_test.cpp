@@ -269,7 +269,7 @@ TEST_CASE("model/gguf: LLaVA's decoder and mmproj file are the model of its Hugg
         CHECK(run(be, from_pretrained(be, folder / "ggml-model.gguf", {.vision_dir = folder / "mmproj-model.gguf"}).model) == expected);
         CHECK((pair.model.config.towers[0].transform.strategy == Resize::crop && pair.model.config.towers[0].transform.stats.mean == std::array{0.5f, 0.25f, 0.125f}));
         CHECK(pair.image_token == 640);
-        CHECK(tokenizer_from_pretrained(folder.path()).size() == 640);
+        CHECK(tokenizer_from_pretrained(folder.path()).size() == 641);
         Chat chat{be, pair, std::size_t{256}};
         chat.show(read_image(reference("vlm/openvla-hf") / "image.png"));
         CHECK_NOTHROW(chat.ask("What?", {.max_new_tokens = 2}));
@@ -283,6 +283,30 @@ TEST_CASE("model/gguf: LLaVA's decoder and mmproj file are the model of its Hugg
         CHECK(says(message<LoadError>([&] { from_pretrained(be, folder / "ggml-model.gguf"); }), "is a decoder alone"));
         CHECK(says(message<LoadError>([&] { language_model_from_pretrained(be, folder / "mmproj-model.gguf"); }), "beside the file of a decoder"));
         CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder / "ggml-model.gguf", {.vision_dir = folder / "ggml-model.gguf"}); }), "'general.architecture' is llama"));
+        CHECK(tokenizer_from_pretrained(folder / "ggml-model.gguf").size() == 640);
+        CHECK(tokenizer_from_pretrained(folder / "ggml-model.gguf", {.vision_dir = folder / "mmproj-model.gguf"}).id("<image>") == 640);
+        save(folder / "mmproj-other.gguf", vision.file());
+        CHECK(says(message<LoadError>([&] { from_pretrained(be, folder.path()); }), "2 of vision towers (mmproj): name the one that is meant"));
+        CHECK(run(be, from_pretrained(be, folder.path(), {.vision_dir = folder / "mmproj-other.gguf"}).model) == expected);
+
+        gguf::Writer quantised{vision.pairs};  // values in blocks of 32, of which some are stacked
+        for (const TensorInfo& t : all) {
+            std::string name = t.name;
+            if (name.starts_with("encoder.layers.2.") || name.starts_with("post_layernorm.")) continue;
+            for (const auto& [from, to] : rules)
+                if (const auto at = name.find(from); at != name.npos) name.replace(at, from.size(), to);
+            const bool in_blocks = name.ends_with("attn_v.weight") || name.ends_with("mm.2.weight");
+            std::vector<q8::block> blocks(in_blocks ? t.elements() / 32 : 0);
+            if (in_blocks) q8::encode(to_floats(t), blocks);
+            quantised.add(name, t.shape, in_blocks ? 8 : type_of(t.dtype), in_blocks ? std::string(reinterpret_cast<const char*>(blocks.data()), blocks.size() * sizeof(q8::block)) : bytes_of(t));
+        }
+        save(folder / "mmproj-other.gguf", quantised.file());
+        const Run rounded = run(be, from_pretrained(be, folder.path(), {.vision_dir = folder / "mmproj-other.gguf"}).model);
+        float     off = 0, largest = 0;
+        for (std::size_t i = 0; i < rounded.soft.size(); ++i) off = std::max(off, std::fabs(rounded.soft[i] - expected.soft[i])), largest = std::max(largest, std::fabs(expected.soft[i]));
+        CHECK((off > 0 && off < 0.05f * largest));
+        std::filesystem::remove(folder / "mmproj-other.gguf");
+
         save(folder / "second.gguf", language.file());
         CHECK(says(message<LoadError>([&] { from_pretrained(be, folder.path()); }), "2 GGUF files of decoders"));
     }
@@ -302,8 +326,13 @@ TEST_CASE("model/gguf: what cannot be run is refused with its key") {
     const auto without = [&](std::size_t i) { return refused([&](gguf::Writer& w) { w.pairs.erase(w.pairs.begin() + static_cast<std::ptrdiff_t>(i)); }); };
     const auto instead = [&](std::size_t i, std::string pair) { return refused([&](gguf::Writer& w) { w.pairs[i] = std::move(pair); }); };
     CHECK(says(with(gguf::count_pair("llama.expert_count", 8)), "'llama.expert_count' is 8; allowed: 0"));
-    CHECK(says(with(gguf::text_pair("llama.rope.scaling.type", "yarn")), "'llama.rope.scaling.type' is yarn; allowed: none"));
-    CHECK(says(refused([&](gguf::Writer& w) { w.pairs.push_back(gguf::text_pair("llama.rope.scaling.type", "linear")), w.pairs.push_back(gguf::real_pair("llama.rope.scaling.factor", 4)); }), "'llama.rope.scaling.type' is linear; allowed: none"));
+    CHECK(says(with(gguf::text_pair("llama.rope.scaling.type", "yarn")), "'llama.rope.scaling.type' is yarn; allowed: none, linear"));
+    CHECK(says(with(gguf::real_pair("llama.rope.scaling.factor", 4)), "'llama.rope.scaling.factor' is 4"));
+    CHECK(says(with(gguf::real_pair("llama.rope.scale_linear", 4)), "'llama.rope.scale_linear' is 4"));
+    CHECK(with(gguf::real_pair("llama.rope.scaling.factor", 0)).empty());
+    CHECK(with(gguf::count_pair("llama.attention.sliding_window", 0)).empty());
+    CHECK(says(refused([&](gguf::Writer& w) { w.add("blk.0.attn_k.bias", {256}, 8, std::string(8 * 34, '\0')); }), "'blk.0.attn_k.bias'"));
+    CHECK(says(refused([&](gguf::Writer& w) { w.pairs.push_back(gguf::text_pair("llama.rope.scaling.type", "linear")), w.pairs.push_back(gguf::real_pair("llama.rope.scaling.factor", 4)); }), "'llama.rope.scaling.factor' is 4"));
     CHECK(says(with(gguf::count_pair("split.count", 3)), "one of several parts"));
     CHECK(says(with(gguf::count_pair("llama.rope.dimension_count", 16)), "'llama.rope.dimension_count' is 16; allowed: the size of a head, 32"));
     CHECK(says(without(1), "'llama.embedding_length' is missing"));

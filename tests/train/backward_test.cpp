@@ -270,8 +270,11 @@ TEST_CASE("train: gradients of whole models are the slopes of their losses: towe
     for (std::size_t i = 0; i < 4; ++i) {
         CAPTURE(i);
         Cpu            be{{.threads = 2}};
-        Prismatic<Cpu> model{tiny(llms[i], projectors[i])};
+        PrismaticConfig config = tiny(llms[i], projectors[i]);
+        config.towers[0].vit.features_only = i == 1;
+        Prismatic<Cpu> model{config};
         randomise(be, model, 3);
+        CHECK(trained_in(Stage::full_finetune, model, "vision_backbone.0.blocks." + std::to_string(config.towers[0].vit.n_layers - 2) + ".norm1.weight"));
         Trainer    trainer{be, model, Stage::full_finetune, {.tape = {.replay = i % 2 == 0, .dropout = i == 2 ? 0.3f : 0.0f}}};
         const auto batch = examples.batch();
         check_whole(trainer, [&] {  // the pass itself, because dropout drops the same there

@@ -6,13 +6,20 @@
 #include "prism/core/error.hpp"
 #include "prism/core/view.hpp"
 
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 namespace prism {
 
@@ -30,21 +37,32 @@ struct TensorInfo {
     std::string                 file;              // for messages
     bool                        mapped = false;    // `data` lies in a mapped file, whose pages can be read again at any time
     bool                        panels = false;    // a matrix in the panels of quant/panels.hpp instead of in rows
-    std::function<TensorInfo(const InPieces&)> made{};  // where a file has the values in another form: the same tensor with its values
+    /// Set where a file has the values in another form: gives this tensor with its values, in memory. `data` is then what the
+    /// file has, and not to be read as `dtype`, which is the result's; contiguous() calls it. Throws what reading the file throws.
+    std::function<TensorInfo(const InPieces&)> made{};
 
     std::size_t elements() const {
         std::size_t n = 1;
         for (std::size_t e : shape) n *= e;
         return n;
     }
-    /// Bytes of the values, not of the storage that may hold more.
+    /// Bytes of the values, not of the storage that may hold more; 0 for blocks (stored_bytes counts those).
     std::size_t bytes() const { return elements() * item_bytes(dtype); }
 };
+
+/// Pages of a mapped file that lie wholly in these bytes are no longer in memory; who looks again has them read again.
+inline void release_pages([[maybe_unused]] const std::byte* data, [[maybe_unused]] std::uint64_t bytes) {
+#if defined(__linux__)
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)), begin = std::bit_cast<std::uintptr_t>(data);
+    const auto first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
+    if (first < last) ::madvise(std::bit_cast<void*>(first), last - first, MADV_DONTNEED);
+#endif
+}
 
 /// The same tensor with dense rows: itself where it already has them, else gathered into memory of its own.
 template <class = void>
 TensorInfo contiguous(const TensorInfo& t) {
-    if (t.made) return t.made([](std::size_t n, const auto& body) { body(0, n); });
+    if (t.made) return t.made([](std::size_t n, const std::function<void(std::size_t, std::size_t)>& body) { body(0, n); });
     if (t.stride.empty()) return t;
     TensorInfo dense = t;
     dense.stride.clear();
@@ -70,16 +88,16 @@ TensorInfo contiguous(const TensorInfo& t) {
 /// The tensor with other values, dense and f32.
 template <class = void>
 TensorInfo with_values(TensorInfo tensor, std::shared_ptr<std::vector<float>> values) {
-    tensor.dtype = Dtype::f32, tensor.stride.clear(), tensor.mapped = false;
+    tensor.dtype = Dtype::f32, tensor.stride.clear(), tensor.mapped = false, tensor.made = nullptr;
     tensor.data = reinterpret_cast<const std::byte*>(values->data());
     tensor.owner = std::move(values);
     return tensor;
 }
 
-/// All values as f32, row-major. Throws LoadError for a type that has no numbers.
+/// All values as f32, row-major. Throws LoadError for a type that has no numbers by itself, blocks among them.
 template <class = void>
 std::vector<float> to_floats(const TensorInfo& tensor) {
-    if (tensor.dtype == Dtype::other) throw LoadError{tensor.file, tensor.name, "a readable element type", "another"};
+    if (item_bytes(tensor.dtype) == 0) throw LoadError{tensor.file, tensor.name, "a readable element type", tensor.dtype == Dtype::other ? "another" : std::string(to_string(tensor.dtype))};
     const TensorInfo   t = contiguous(tensor);
     std::vector<float> values(t.elements());
     if (t.dtype == Dtype::f32) {
@@ -96,7 +114,7 @@ std::vector<float> to_floats(const TensorInfo& tensor) {
 /// for a value that no such integer has.
 template <class = void>
 std::vector<std::int64_t> to_integers(const TensorInfo& tensor) {
-    if (tensor.dtype == Dtype::other) throw LoadError{tensor.file, tensor.name, "a readable element type", "another"};
+    if (item_bytes(tensor.dtype) == 0) throw LoadError{tensor.file, tensor.name, "a readable element type", tensor.dtype == Dtype::other ? "another" : std::string(to_string(tensor.dtype))};
     const TensorInfo          t = contiguous(tensor);
     std::vector<std::int64_t> values(t.elements());
     for (std::size_t i = 0; i < values.size(); ++i) {

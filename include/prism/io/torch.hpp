@@ -203,7 +203,8 @@ private:
         const auto&    items = args.values();
         const Storage* storage = find<Storage>(items[0]);
         if (!storage) at.fail("a tensor without a storage");
-        return made(Tensor{storage, dtype, items[1], items[2], items[3], at.byte});
+        const Tensor found{storage, dtype, items[1], items[2], items[3], at.byte};  // named: nvcc hands braces on to the variant
+        return made(found);
     }
 
     PickleValue ordered_dict(const PickleValue& args, Unpickler& machine, const PickleAt& at) {

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -23,6 +24,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace prism {
@@ -44,14 +46,14 @@ std::optional<GgufModel> gguf_model(const std::filesystem::path& path, const std
     for (const auto& entry : std::filesystem::directory_iterator(path, failed))
         if (entry.path().extension() == ".gguf") (entry.path().filename().string().find("mmproj") != std::string::npos ? towers : decoders).push_back(entry.path());
     if (decoders.empty()) return std::nullopt;
-    if (decoders.size() > 1 || towers.size() > 1)
+    if (decoders.size() > 1 || (towers.size() > 1 && vision.empty()))
         throw LoadError{path.string(), "holds " + std::to_string(decoders.size()) + " GGUF files of decoders and " + std::to_string(towers.size()) + " of vision towers (mmproj): name the one that is meant"};
     return GgufModel{decoders[0], !vision.empty() || towers.empty() ? vision : towers[0]};
 }
 
 namespace detail {
 
-/// The settings of one part of a file: "llama.", "clip.vision.".
+/// The settings of one part of a file: "llama.", "clip.vision.". All throw ConfigError.
 struct GgufSettings {
     const Gguf& gguf;
     std::string part;
@@ -59,17 +61,18 @@ struct GgufSettings {
     [[noreturn]] void refuse(std::string_view key, const std::string& value, const std::string& allowed) const {
         throw ConfigError{gguf.file(), part + std::string(key), value, allowed};
     }
-    bool        has(std::string_view key) const { return gguf.has(part + std::string(key)); }
-    std::size_t count(std::string_view key, std::optional<std::size_t> fallback = {}, std::int64_t most = ConfigReader::max_count) const {
+    bool             has(std::string_view key) const { return gguf.has(part + std::string(key)); }
+    const GgufValue& get(std::string_view key) const { return gguf.get(part + std::string(key)); }
+    std::size_t      count(std::string_view key, std::optional<std::size_t> fallback = {}, std::int64_t most = ConfigReader::max_count) const {
         if (fallback && !has(key)) return *fallback;
-        const std::int64_t n = gguf.get(part + std::string(key)).integer();
+        const std::int64_t n = get(key).integer();
         if (n < 1 || n > most) refuse(key, std::to_string(n), "an integer from 1 to " + std::to_string(most));
         return static_cast<std::size_t>(n);
     }
     float positive(std::string_view key, std::optional<float> fallback = {}) const {
         if (fallback && !has(key)) return *fallback;
-        const auto x = static_cast<float>(gguf.get(part + std::string(key)).real());
-        if (!(x > 0) || std::isinf(x)) refuse(key, std::to_string(x), "a number over 0");
+        const auto x = static_cast<float>(get(key).real());
+        if (!(x > 0) || std::isinf(x)) refuse(key, std::to_string(x), "a number over 0 that fits a float");
         return x;
     }
     std::size_t divisor(std::string_view key, std::size_t of, std::optional<std::size_t> fallback = {}) const {
@@ -99,7 +102,8 @@ inline GgufFormat format_of(GgmlType type) {
 }
 
 /// Eight groups of Q4_K as blocks of Q4_1: the same four bits, with scales and minima rounded to f16.
-inline void groups_of_q4_k(const std::byte* block, q4m::block* to) {
+template <class = void>
+void groups_of_q4_k(const std::byte* block, q4m::block* to) {
     const std::byte* quants = block + 16;
     for (unsigned k = 0; k < 8; ++k) {
         const auto [step, shift] = group_of_k(block, k);
@@ -117,17 +121,18 @@ inline std::size_t row_in_file(std::size_t i, std::size_t head_dim) {
     return head + (at < half ? 2 * at : 2 * (at - half) + 1);
 }
 
-/// Rows [first, first + count) of a matrix or vector of a file, under another name and in our format. `head_dim`: see
-/// row_in_file; 0 for rows that stand in order.
+/// Rows [first, first + count) of a matrix or plain vector of a file, under another name and in our format. `head_dim`: see
+/// row_in_file; 0 for rows that stand in order. Throws LoadError for a vector in blocks.
 template <class = void>
 TensorInfo rows_of(const GgufTensor& t, std::string name, std::size_t first, std::size_t count, std::size_t head_dim = 0) {
-    const GgufFormat  format = format_of(t.type);
+    const GgufFormat format = format_of(t.type);
+    if (item_bytes(format.dtype) == 0 && t.info.shape.size() != 2)
+        throw LoadError{t.info.file, t.info.name, "a matrix, where it is in " + std::string(ggml_layout(t.type)->name), to_string(t.info.shape)};
     const std::size_t row_bytes = static_cast<std::size_t>(t.bytes) / t.info.shape[0];
     TensorInfo        info = t.info;
     info.name = std::move(name), info.dtype = format.dtype, info.shape[0] = count;
     info.data += first * row_bytes;
     if (format.same && head_dim == 0) return info;
-    info.mapped = false;
     info.made = [stored = info, type = t.type, row_bytes, head_dim, same = format.same](const InPieces& in_pieces) {
         TensorInfo        dense = stored;
         const std::size_t rows = stored.shape[0], cols = stored.elements() / rows, n_blocks = cols / 32;
@@ -148,8 +153,10 @@ TensorInfo rows_of(const GgufTensor& t, std::string name, std::size_t first, std
                 }
             }
         });
+        if (stored.mapped) release_pages(stored.data, rows * row_bytes);
         dense.data = bytes->data();
         dense.owner = std::move(bytes);
+        dense.mapped = false;
         return dense;
     };
     return info;
@@ -170,6 +177,28 @@ using Renaming = std::vector<std::pair<std::string, std::string>>;
 
 }  // namespace detail
 
+namespace detail {
+
+/// What decoders of all kinds have in common.
+template <class C>
+C gguf_decoder(const GgufSettings& c, std::size_t vocab_size) {
+    C m;
+    m.vocab_size = vocab_size;
+    m.d_model = c.count("embedding_length");
+    m.d_ff = c.count("feed_forward_length");
+    m.n_layers = c.count("block_count", {}, 4096);
+    m.n_heads = c.has("attention.key_length") ? c.count("attention.head_count") : c.divisor("attention.head_count", m.d_model);
+    m.n_kv_heads = c.divisor("attention.head_count_kv", m.n_heads, m.n_heads);
+    m.head_dim = c.count("attention.key_length", m.d_model / m.n_heads, 256);
+    if (m.head_dim % 2 != 0 || m.head_dim > 256) c.refuse(c.has("attention.key_length") ? "attention.key_length" : "attention.head_count", std::to_string(c.has("attention.key_length") ? m.head_dim : m.n_heads), "one that gives an even head size of at most 256");
+    m.max_positions = c.count("context_length", 4096);
+    m.rope_theta = c.positive("rope.freq_base", 1e4f);
+    m.tied_embeddings = !c.gguf.find("output.weight");
+    return m;
+}
+
+}  // namespace detail
+
 /// The decoder that a file describes: llama (Llama, Vicuna, Mistral), qwen2 or phi2. Throws ConfigError, LoadError.
 template <class = void>
 LanguageModelConfig gguf_language_config(const Gguf& gguf) {
@@ -178,42 +207,32 @@ LanguageModelConfig gguf_language_config(const Gguf& gguf) {
     if (arch != "llama" && arch != "qwen2" && arch != "phi2") throw ConfigError{gguf.file(), "general.architecture", arch, "llama, qwen2, phi2"};
     if (gguf.has("split.count") && gguf.get("split.count").integer() > 1) throw LoadError{gguf.file(), "is one of several parts; llama-gguf-split --merge makes one file of them"};
     const detail::GgufSettings c{gguf, arch + "."};
-    if (c.has("expert_count") && gguf.get(arch + ".expert_count").integer() > 0) c.refuse("expert_count", std::to_string(gguf.get(arch + ".expert_count").integer()), "0");
+    if (c.has("expert_count") && c.get("expert_count").integer() > 0) c.refuse("expert_count", std::to_string(c.get("expert_count").integer()), "0");
     if (c.has("rope.scaling.type"))
-        if (const std::string how{gguf.get(arch + ".rope.scaling.type").text()}; how != "none" && (how != "linear" || c.positive("rope.scaling.factor", 1.0f) != 1))
-            c.refuse("rope.scaling.type", how, "none");
+        if (const std::string how{c.get("rope.scaling.type").text()}; how != "none" && how != "linear") c.refuse("rope.scaling.type", how, "none, linear");
+    for (const char* key : {"rope.scaling.factor", "rope.scale_linear"})  // linear where no type is named; 0 is none
+        if (c.has(key))
+            if (const double factor = c.get(key).real(); factor != 0 && factor != 1) c.refuse(key, std::to_string(factor), "1");
     const GgufTensor* table = gguf.find("token_embd.weight");
     if (!table || table->info.shape.size() != 2) throw LoadError{gguf.file(), "token_embd.weight", "[vocab_size, d_model]", table ? to_string(table->info.shape) : "nothing"};
-
-    const auto fill = [&](auto m) -> LanguageModelConfig {
-        m.vocab_size = table->info.shape[0];
-        m.d_model = c.count("embedding_length");
-        m.d_ff = c.count("feed_forward_length");
-        m.n_layers = c.count("block_count", {}, 4096);
-        m.n_heads = c.divisor("attention.head_count", m.d_model);
-        m.n_kv_heads = c.divisor("attention.head_count_kv", m.n_heads, m.n_heads);
-        m.head_dim = c.count("attention.key_length", m.d_model / m.n_heads, 256);
-        if (m.head_dim % 2 != 0 || m.head_dim > 256) c.refuse("attention.head_count", std::to_string(m.n_heads), "one that gives an even head size of at most 256");
-        m.max_positions = c.count("context_length", 4096);
-        m.rope_theta = c.positive("rope.freq_base", 1e4f);
-        m.tied_embeddings = !gguf.find("output.weight");
-        const std::size_t rotary = c.count("rope.dimension_count", m.head_dim, static_cast<std::int64_t>(m.head_dim));
-        if constexpr (std::is_same_v<decltype(m), PhiConfig>) {
-            m.norm_eps = c.positive("attention.layer_norm_epsilon");
-            m.rotary_dim = rotary;
-            if (rotary % 2 != 0) c.refuse("rope.dimension_count", std::to_string(rotary), "an even number");
-        } else {
-            m.norm_eps = c.positive("attention.layer_norm_rms_epsilon");
-            if (rotary != m.head_dim) c.refuse("rope.dimension_count", std::to_string(rotary), "the size of a head, " + std::to_string(m.head_dim));
-            m.qkv_bias = gguf.find("blk.0.attn_q.bias") != nullptr;
-            if (c.has("attention.sliding_window")) m.window = c.count("attention.sliding_window") + 1;  // as from config.json
-        }
+    if (arch == "phi2") {
+        auto m = detail::gguf_decoder<PhiConfig>(c, table->info.shape[0]);
+        m.norm_eps = c.positive("attention.layer_norm_epsilon");
+        m.rotary_dim = c.count("rope.dimension_count", m.head_dim, static_cast<std::int64_t>(m.head_dim));
+        if (m.rotary_dim % 2 != 0) c.refuse("rope.dimension_count", std::to_string(m.rotary_dim), "an even number");
         return m;
-    };
-    return arch == "phi2" ? fill(PhiConfig{}) : fill(LlamaConfig{});
+    }
+    auto m = detail::gguf_decoder<LlamaConfig>(c, table->info.shape[0]);
+    m.norm_eps = c.positive("attention.layer_norm_rms_epsilon");
+    m.qkv_bias = gguf.find("blk.0.attn_q.bias") != nullptr;
+    if (const std::size_t rotary = c.count("rope.dimension_count", m.head_dim); rotary != m.head_dim)
+        c.refuse("rope.dimension_count", std::to_string(rotary), "the size of a head, " + std::to_string(m.head_dim));
+    if (c.has("attention.sliding_window") && c.get("attention.sliding_window").integer() != 0)
+        m.window = c.count("attention.sliding_window") + 1;  // as from config.json
+    return m;
 }
 
-/// The tensors of a decoder's file under the names of Hugging Face's. What has no such name keeps its own.
+/// The tensors of a decoder's file under the names of Hugging Face's. What has no such name keeps its own. Throws LoadError.
 template <class = void>
 Checkpoint gguf_language_tensors(const Gguf& gguf, const LanguageModelConfig& config) {
     static const detail::Renaming llama{{"attn_norm.", "input_layernorm."},  {"ffn_norm.", "post_attention_layernorm."}, {"attn_q.", "self_attn.q_proj."},
@@ -227,7 +246,7 @@ Checkpoint gguf_language_tensors(const Gguf& gguf, const LanguageModelConfig& co
     std::vector<TensorInfo> tensors;
     for (const GgufTensor& t : gguf.tensors()) {
         const std::string& name = t.info.name;
-        if (t.info.shape.empty() || t.info.shape[0] == 0) throw LoadError{gguf.file(), name, "at least one row", to_string(t.info.shape)};
+        if (t.info.shape[0] == 0) throw LoadError{gguf.file(), name, "at least one row", to_string(t.info.shape)};
         if (name == "rope_freqs.weight" && std::ranges::all_of(to_floats(t), [](float x) { return x == 1; })) continue;  // positions as they are
         const std::size_t rows = t.info.shape[0];
         const auto        part = detail::block_part(name, "blk.");
@@ -281,21 +300,22 @@ VitConfig gguf_tower_config(const Gguf& gguf) {
     return v;
 }
 
-/// How a mmproj file has pictures normalised; CLIP's way where it does not say.
+/// How a mmproj file has pictures normalised; CLIP's way where it does not say. Throws ConfigError.
 template <class = void>
 Statistics gguf_statistics(const Gguf& gguf) {
     Statistics stats = statistics::clip;
     for (const auto& [key, to] : {std::pair{"clip.vision.image_mean", &stats.mean}, std::pair{"clip.vision.image_std", &stats.std}}) {
         if (!gguf.has(key)) continue;
         const auto values = gguf.get(key).reals();
-        if (values.size() != 3 || std::ranges::any_of(values, [over_0 = to == &stats.std](double x) { return !(x >= 0) || std::isinf(x) || (over_0 && x == 0); }))
-            throw ConfigError{gguf.file(), key, std::to_string(values.size()) + " numbers", "three numbers, one for each colour"};
+        if (values.size() != 3) throw ConfigError{gguf.file(), key, std::to_string(values.size()) + " numbers", "three numbers, one for each colour"};
         std::ranges::transform(values, to->begin(), [](double x) { return static_cast<float>(x); });
+        for (const float x : *to)
+            if (!std::isfinite(x) || (to == &stats.std && !(x > 0))) throw ConfigError{gguf.file(), key, std::to_string(x), "numbers that fit a float, deviations over 0"};
     }
     return stats;
 }
 
-/// The tensors of a mmproj file: the tower under "vision_model.", the projector under "linear_1." and "linear_2.".
+/// The tensors of a mmproj file, quantised ones as f32: the tower under "vision_model.", the projector under "linear_1." and "linear_2.".
 template <class = void>
 Checkpoint gguf_tower_tensors(const Gguf& gguf, const VitConfig& config) {
     static const detail::Renaming outside{{"v.class_embd", "vision_model.embeddings.class_embedding"}, {"v.patch_embd.", "vision_model.embeddings.patch_embedding."},
@@ -305,7 +325,8 @@ Checkpoint gguf_tower_tensors(const Gguf& gguf, const VitConfig& config) {
                                          {"ln1.", "layer_norm1."}, {"ln2.", "layer_norm2."}};
     // Older writers call the first product of an MLP ffn_down and the second ffn_up.
     const GgufTensor* down = gguf.find("v.blk.0.ffn_down.weight");
-    const bool        older = down && !down->info.shape.empty() && down->info.shape[0] == config.d_ff;
+    const bool        older = down && down->info.shape[0] == config.d_ff;
+    const bool        quantised = std::ranges::any_of(gguf.tensors(), [](const GgufTensor& t) { return t.info.dtype == Dtype::other; });
     std::vector<TensorInfo> tensors;
     for (const GgufTensor& t : gguf.tensors()) {
         const std::string&         name = t.info.name;
@@ -320,8 +341,8 @@ Checkpoint gguf_tower_tensors(const Gguf& gguf, const VitConfig& config) {
         if (name.starts_with("v.post_ln.")) continue;  // behind the features
         TensorInfo info = t.info;
         info.name = renamed ? *renamed : name.starts_with("v.") ? "vision_model." + name : name;  // an unknown one stays with its part
-        // Three projections are stacked into one, which takes plain values.
-        if (info.dtype == Dtype::other) info = with_values(info, std::make_shared<std::vector<float>>(to_floats(t)));
+        // Three projections are stacked into one, which takes plain values of one type.
+        if (info.dtype == Dtype::other || (quantised && info.name.find("self_attn.") != std::string::npos)) info = with_values(info, std::make_shared<std::vector<float>>(to_floats(t)));
         tensors.push_back(std::move(info));
     }
     return {gguf.file(), std::move(tensors)};

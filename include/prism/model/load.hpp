@@ -132,7 +132,8 @@ public:
                 const bool  converted = options_.kept && requires { param.rows(); } && !tensor->panels;
                 const Dtype dtype = param.kept_as(converted ? options_.kept(path, tensor->dtype) : tensor->dtype);
                 steps_.push_back({&param, tensor, dtype, [&param, tensor, dtype, cut, rank](B& be) {
-                    const TensorInfo& values = tensor->made ? tensor->made([&](std::size_t n, const auto& body) { in_pieces(be, n, 16, body); }) : *tensor;
+                    const auto       run = [&](std::size_t n, const std::function<void(std::size_t, std::size_t)>& body) { in_pieces(be, n, 16, body); };
+                    const TensorInfo values = tensor->made ? tensor->made(run) : *tensor;
                     if (tensor->shape == param.shape()) return param.place(be, values, dtype);
                     Placed share = param.place(be, shard_of(values, cut, rank), dtype);
                     share.partial = cut == Cut::columns;

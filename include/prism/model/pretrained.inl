@@ -357,6 +357,16 @@ Pretrained<B> open_llava(B& be, const std::filesystem::path& folder, const Pretr
     return p;
 }
 
+/// The tokenizer of a decoder in GGUF; of one that sees pictures, with the token that a picture replaces. (llama.cpp has the
+/// picture between two texts instead.)
+template <class = void>
+std::optional<Tokenizer> gguf_tokenizer(const Gguf& language, bool sees) {
+    if (!language.has("tokenizer.ggml.model")) return std::nullopt;
+    Tokenizer tokenizer = Tokenizer::open(language.file());
+    if (sees && !tokenizer.id("<image>")) tokenizer.add_special("<image>");
+    return tokenizer;
+}
+
 /// LLaVA-1.5 in GGUF: its decoder and the file of its tower and projector.
 template <Backend B>
 Pretrained<B> open_gguf_llava(B& be, const GgufModel& files, const PretrainedOptions& options) {
@@ -365,10 +375,9 @@ Pretrained<B> open_gguf_llava(B& be, const GgufModel& files, const PretrainedOpt
     const VitConfig vit = gguf_tower_config(vision);
     c.towers.push_back({"clip", vit, {.stats = gguf_statistics(vision), .strategy = Resize::crop, .size = vit.image_size, .margin = Margin::floor}});
 
-    Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = Tokenizer::open(files.language), .prompt_style = c.llm_backbone_id};
+    Pretrained<B> p{.layout = Layout::llava, .model = Prismatic<B>{sharded(be, c)}, .tokenizer = gguf_tokenizer(language, true), .prompt_style = c.llm_backbone_id};
     p.tokenizer_folder = files.language;
-    p.image_token = p.tokenizer->id("<image>");
-    if (!p.image_token) p.image_token = p.tokenizer->add_special("<image>");  // llama.cpp puts the picture between two texts instead
+    if (p.tokenizer) p.image_token = p.tokenizer->id("<image>");
     const Checkpoint all = gguf_tower_tensors(vision, vit);
     std::vector<TensorInfo> tower, projector;
     for (const TensorInfo& t : all.tensors()) (t.name.starts_with("vision_model.") ? tower : projector).push_back(t);
@@ -435,7 +444,11 @@ Tokenizer tokenizer_from_pretrained(const std::filesystem::path& path, const Pre
         if (auto tokenizer = detail::packed_tokenizer_of(PackedModel::open(path))) return *std::move(tokenizer);
         throw LoadError{path.string(), "was packed without a tokenizer"};
     }
-    if (const auto gguf = gguf_model(path); gguf && std::filesystem::is_directory(path)) return Tokenizer::open(gguf->language);
+    if (const auto files = gguf_model(path, options.vision_dir))
+        if (const Gguf gguf = Gguf::open(files->language); !gguf.tensors().empty()) {  // else a vocabulary alone
+            if (auto tokenizer = detail::gguf_tokenizer(gguf, !files->vision.empty())) return *std::move(tokenizer);
+            throw LoadError{gguf.file(), "holds no tokenizer"};
+        }
     if (!std::filesystem::is_directory(path) || !std::filesystem::exists(path / "config.json")) {
         Tokenizer tokenizer = Tokenizer::open(path);
         if (!tokenizer.pad_id()) tokenizer.add_special("<PAD>", SpecialRole::pad);
@@ -464,7 +477,7 @@ PretrainedLanguageModel<B> language_model_from_pretrained(B& be, const std::file
     if (const auto gguf = gguf_model(folder)) {
         const Gguf                 file = Gguf::open(gguf->language, options.mode);
         const LanguageModelConfig  config = gguf_language_config(file);
-        PretrainedLanguageModel<B> p{LanguageModel<B>{shard_config(config, rank_of(be))}, file.has("tokenizer.ggml.model") ? std::optional{Tokenizer::open(gguf->language)} : std::nullopt};
+        PretrainedLanguageModel<B> p{LanguageModel<B>{shard_config(config, rank_of(be))}, detail::gguf_tokenizer(file, false)};
         load_language_model(be, p.llm, gguf_language_tensors(file, config), options.load);
         return p;
     }

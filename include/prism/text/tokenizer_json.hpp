@@ -421,7 +421,7 @@ public:
                     else here = value;
                 }
             plain_added_ = read("added_tokens.json");
-            if (converts(files) && files.has("tokenizer.json")) replaced_ = read("tokenizer.json");
+            if (converts(files) && files.has("tokenizer.json")) replaced_ = read("tokenizer.json"), replaced_file_ = files.place("tokenizer.json");
         }
     }
 
@@ -528,8 +528,8 @@ private:
                 listed[JsonAt{value, file_, "added_tokens.json: " + token}.integer(0, Vocabulary::max_id)] = {
                     .content = token, .normalized = !is_special, .special = is_special};
             }
-        if (replaced_.is_object())
-            for (const JsonAt<J>& token : JsonAt<J>{replaced_, file_}.at("added_tokens").items())
+        if (const JsonAt<J> replaced{replaced_, replaced_file_}; replaced_.is_object() && replaced.has("added_tokens"))
+            for (const JsonAt<J>& token : replaced.at("added_tokens").items())
                 listed[token.at("id").integer(0, Vocabulary::max_id)] = read_added_token(token, false);
         for (auto& [id, token] : listed) {
             token.special |= special.contains(token.content);
@@ -539,7 +539,7 @@ private:
             if (!state.added.ids().contains(token.content)) state.add(token);
     }
 
-    std::string    file_;
+    std::string    file_, replaced_file_;
     J              json_, plain_added_, replaced_;  // replaced_: a tokenizer.json of which the added tokens alone are used
     bool           present_ = false, clean_up_ = true;
     TokenizerClass class_{};

@@ -264,7 +264,8 @@ constexpr bool is_left_alone(char32_t code) {
 
 /// A well-formed text in a normal form of Unicode 9.0, whose tables tokenizers 0.19 has. A character that came later is one that
 /// nothing combines with, nor moves across, so that what stands before and after it is normalised apart.
-inline std::string normalized(std::string_view text, NormalForm form) {
+template <class = void>
+std::string normalized(std::string_view text, NormalForm form) {
     // No character below U+0300 (first byte 0xCC) changes or combines under NFC; none below U+0080 under any form.
     const unsigned char settled = form == NormalForm::nfc ? 0xcc : 0x80;
     if (std::all_of(text.begin(), text.end(), [&](char c) { return static_cast<unsigned char>(c) < settled; }))

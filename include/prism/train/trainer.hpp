@@ -42,7 +42,7 @@ bool trained_in(Stage stage, const Prismatic<B>& m, std::string_view name) {
     std::size_t i = 0;
     const auto  end = std::from_chars(name.data(), name.data() + name.size(), i).ptr;
     name.remove_prefix(static_cast<std::size_t>(end - name.data()) + 1);
-    const std::string last = "blocks." + std::to_string(m.towers.at(i).blocks.size() - 1) + ".";
+    const std::string last = "blocks." + std::to_string(m.towers.at(i).config.n_layers - 1) + ".";
     return !name.starts_with("norm.") && !name.starts_with("attn_pool.") && !name.starts_with(last);
 }
 /// A language model by itself is trained whole.

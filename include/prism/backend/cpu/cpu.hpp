@@ -83,7 +83,7 @@ public:
     /// gathered in its own type, into memory of its own. Throws LoadError.
     template <int = 0>
     Placed place(const TensorInfo& t, Dtype wanted) {
-        if (t.dtype == wanted && t.stride.empty() && std::bit_cast<std::uintptr_t>(t.data) % alignment_of(wanted) == 0)
+        if (t.dtype == wanted && !t.made && t.stride.empty() && std::bit_cast<std::uintptr_t>(t.data) % alignment_of(wanted) == 0)
             return {t.data, t.owner};
         const TensorInfo  dense = contiguous(t);
         const std::size_t rows = t.shape.size() < 2 ? 1 : t.shape[0], cols = rows ? t.elements() / rows : 0, bytes = stored_bytes(wanted, cols);
@@ -96,7 +96,7 @@ public:
                 for (std::size_t i = first; i < last; ++i) cpu::KernelTables<>::fill_row(dense, wanted, cols, i, to + i * bytes);
             });
         }
-        release_pages(t);
+        release(t);
         return {to, std::move(buffer)};
     }
 
@@ -116,7 +116,7 @@ public:
         parallel_for(n_panels, 1, [&](std::size_t first, std::size_t last) {
             for (std::size_t p = first; p < last; ++p) cpu::KernelTables<>::fill_panel(dense, wanted, rows, cols, p, panels + p * bytes);
         });
-        release_pages(t);
+        release(t);
         return {panels, std::move(buffer), true};
     }
 
@@ -281,13 +281,8 @@ public:
     }
 
 private:
-    static void release_pages([[maybe_unused]] const TensorInfo& t) {
-#if defined(__linux__)
-        if (!t.mapped || !t.stride.empty()) return;
-        const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)), begin = std::bit_cast<std::uintptr_t>(t.data);
-        const auto first = (begin + page - 1) / page * page, last = (begin + std::max<std::uint64_t>(t.bytes(), stored_bytes(t.dtype, t.elements()))) / page * page;
-        if (first < last) ::madvise(std::bit_cast<void*>(first), last - first, MADV_DONTNEED);
-#endif
+    static void release(const TensorInfo& t) {
+        if (t.mapped && !t.made && t.stride.empty()) release_pages(t.data, std::max<std::uint64_t>(t.bytes(), stored_bytes(t.dtype, t.elements())));
     }
 
     /// One product of a call.

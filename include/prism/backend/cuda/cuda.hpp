@@ -66,7 +66,8 @@ public:
     Placed place(const TensorInfo& t, Dtype wanted) {
         const std::size_t rows = t.shape.size() < 2 ? 1 : t.shape[0], cols = rows ? t.elements() / rows : 0;
         if (wanted != Dtype::f32) return place_matrix(t, wanted, rows);
-        const TensorInfo dense = readable(t, wanted);
+        if (item_bytes(t.dtype) == 0) throw LoadError{t.file, t.name, "values one by one", std::string(to_string(t.dtype))};
+        const TensorInfo dense = readable(t);
         auto             buffer = std::make_shared<Buffer<device>>(allocate(rows * cols * sizeof(float)));
         auto* const      to = buffer->template as<float>();
         if (dense.dtype == Dtype::f32) driver_.to_device(to, dense.data, rows * cols * sizeof(float));
@@ -90,7 +91,7 @@ public:
                                      static_cast<std::int64_t>(cols), wanted, to + row * row_bytes);
             });
         } else {
-            const TensorInfo dense = readable(t, wanted);
+            const TensorInfo dense = readable(t);
             in_pieces(dense, rows, cols, [&](const void* from, std::size_t first, std::size_t n) {
                 cuda::convert_rows(driver_, dense.dtype, from, static_cast<std::int64_t>(n), static_cast<std::int64_t>(cols), wanted, to + first * row_bytes);
             });
@@ -308,8 +309,8 @@ private:
     }
 
     /// t with dense rows, in a type that the device converts.
-    static TensorInfo readable(const TensorInfo& t, Dtype wanted) {
-        if (t.dtype == wanted || t.dtype == Dtype::f32 || t.dtype == Dtype::f16 || t.dtype == Dtype::bf16) return contiguous(t);
+    static TensorInfo readable(const TensorInfo& t) {
+        if (stored_bytes(t.dtype, 1) > 0) return contiguous(t);
         return with_values(t, std::make_shared<std::vector<float>>(to_floats(t)));
     }
     /// work(where they are on the device, first, how many) for n items of so many bytes, a piece at a time.

@@ -175,10 +175,6 @@ std::optional<std::pair<std::size_t, std::string>> block_part(std::string_view n
 
 using Renaming = std::vector<std::pair<std::string, std::string>>;
 
-}  // namespace detail
-
-namespace detail {
-
 /// What decoders of all kinds have in common.
 template <class C>
 C gguf_decoder(const GgufSettings& c, std::size_t vocab_size) {

@@ -94,10 +94,18 @@ TensorInfo with_values(TensorInfo tensor, std::shared_ptr<std::vector<float>> va
     return tensor;
 }
 
+namespace detail {
+
+inline void expect_numbers(const TensorInfo& t) {
+    if (item_bytes(t.dtype) == 0) throw LoadError{t.file, t.name, "a readable element type", t.dtype == Dtype::other ? "another" : std::string(to_string(t.dtype))};
+}
+
+}  // namespace detail
+
 /// All values as f32, row-major. Throws LoadError for a type that has no numbers by itself, blocks among them.
 template <class = void>
 std::vector<float> to_floats(const TensorInfo& tensor) {
-    if (item_bytes(tensor.dtype) == 0) throw LoadError{tensor.file, tensor.name, "a readable element type", tensor.dtype == Dtype::other ? "another" : std::string(to_string(tensor.dtype))};
+    detail::expect_numbers(tensor);
     const TensorInfo   t = contiguous(tensor);
     std::vector<float> values(t.elements());
     if (t.dtype == Dtype::f32) {
@@ -114,7 +122,7 @@ std::vector<float> to_floats(const TensorInfo& tensor) {
 /// for a value that no such integer has.
 template <class = void>
 std::vector<std::int64_t> to_integers(const TensorInfo& tensor) {
-    if (item_bytes(tensor.dtype) == 0) throw LoadError{tensor.file, tensor.name, "a readable element type", tensor.dtype == Dtype::other ? "another" : std::string(to_string(tensor.dtype))};
+    detail::expect_numbers(tensor);
     const TensorInfo          t = contiguous(tensor);
     std::vector<std::int64_t> values(t.elements());
     for (std::size_t i = 0; i < values.size(); ++i) {

@@ -76,11 +76,7 @@ const J& bundle_member(const J& object, const char* key, const std::string& file
 
 /// Whether a file begins as a bundle does. Throws LoadError when it cannot be read.
 inline bool is_bundle(const std::filesystem::path& path) {
-    const detail::InputFile file{path};
-    std::array<char, 8>     first{};
-    if (file.bytes() < first.size()) return false;
-    file.read(std::as_writable_bytes(std::span{first}));
-    return std::string_view{first.data(), first.size()} == detail::bundle_magic;
+    return detail::begins_with(path, detail::bundle_magic);
 }
 
 /// Throws FormatError unless the header is whole and its runs fill the file exactly, and for a file of another version,

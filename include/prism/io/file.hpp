@@ -77,6 +77,15 @@ private:
     std::string name_;
 };
 
+/// Whether a file begins with these bytes. Throws LoadError unless it is a regular file that may be read.
+inline bool begins_with(const std::filesystem::path& path, std::string_view magic) {
+    const InputFile file{path};
+    if (file.bytes() < magic.size()) return false;
+    std::string first(magic.size(), '\0');
+    file.read(std::as_writable_bytes(std::span{first}));
+    return first == magic;
+}
+
 }  // namespace detail
 
 /// The whole file. Throws LoadError when it does not exist, is no regular file, cannot be read, or is over the limit.

@@ -459,12 +459,7 @@ private:
 /// Whether a file says that it is GGUF.
 inline bool is_gguf(const std::filesystem::path& path) {
     std::error_code failed;
-    if (!std::filesystem::is_regular_file(path, failed)) return false;
-    const detail::InputFile file{path};
-    std::array<char, 4>     start{};
-    if (file.bytes() < start.size()) return false;
-    file.read(std::as_writable_bytes(std::span{start}));
-    return std::string_view(start.data(), start.size()) == "GGUF";
+    return std::filesystem::is_regular_file(path, failed) && detail::begins_with(path, "GGUF");
 }
 
 }  // namespace prism

@@ -244,7 +244,7 @@ TEST_CASE("model/gguf: LLaVA's decoder and mmproj file are the model of its Hugg
     }
     for (const bool older : {true, false}) {
         CAPTURE(older);
-        gguf::Writer vision{{gguf::text_pair("general.architecture", "clip"), gguf::pair("clip.use_gelu", 7, "\x01"), gguf::count_pair("clip.vision.image_size", 42),
+        const gguf::Writer vision{{gguf::text_pair("general.architecture", "clip"), gguf::pair("clip.use_gelu", 7, "\x01"), gguf::count_pair("clip.vision.image_size", 42),
                              gguf::count_pair("clip.vision.patch_size", 14), gguf::count_pair("clip.vision.embedding_length", 32), gguf::count_pair("clip.vision.feed_forward_length", 128),
                              gguf::count_pair("clip.vision.attention.head_count", 2), gguf::count_pair("clip.vision.block_count", 2), gguf::real_pair("clip.vision.attention.layer_norm_epsilon", 1e-5f),
                              gguf::pair("clip.vision.image_mean", 9, u32(6) + u64(3) + le(0.5f) + le(0.25f) + le(0.125f))}};
@@ -254,15 +254,26 @@ TEST_CASE("model/gguf: LLaVA's decoder and mmproj file are the model of its Hugg
             {"mlp.fc1", older ? "ffn_down" : "ffn_up"}, {"mlp.fc2", older ? "ffn_up" : "ffn_down"}, {"encoder.layers.", "v.blk."}, {"linear_1", "mm.0"}, {"linear_2", "mm.2"}};
         Tensors all = parts.tower;
         append(all, parts.projector);
-        for (const TensorInfo& t : all) {
-            std::string name = t.name;
-            if (name.starts_with("encoder.layers.2.") || name.starts_with("post_layernorm.")) continue;  // the last block, and what is behind it
-            for (const auto& [from, to] : rules)
-                if (const auto at = name.find(from); at != name.npos) name.replace(at, from.size(), to);
-            vision.add(name, t.shape, type_of(t.dtype), bytes_of(t));
-        }
+        // With `rounded`, some of the matrices in blocks of 32: one of three that are stacked among them.
+        const auto mmproj = [&](bool rounded) {
+            gguf::Writer file{vision.pairs};
+            for (const TensorInfo& t : all) {
+                std::string name = t.name;
+                if (name.starts_with("encoder.layers.2.") || name.starts_with("post_layernorm.")) continue;  // the last block, and what is behind it
+                for (const auto& [from, to] : rules)
+                    if (const auto at = name.find(from); at != name.npos) name.replace(at, from.size(), to);
+                if (!rounded || !(name.ends_with("attn_v.weight") || name.ends_with("mm.2.weight"))) {
+                    file.add(name, t.shape, type_of(t.dtype), bytes_of(t));
+                    continue;
+                }
+                std::vector<q8::block> blocks(t.elements() / 32);
+                q8::encode(to_floats(t), blocks);
+                file.add(name, t.shape, static_cast<unsigned>(GgmlType::q8_0), {reinterpret_cast<const char*>(blocks.data()), blocks.size() * sizeof(q8::block)});
+            }
+            return file.file();
+        };
         TempFolder folder;
-        save(folder / "ggml-model.gguf", language.file()), save(folder / "mmproj-model.gguf", vision.file());
+        save(folder / "ggml-model.gguf", language.file()), save(folder / "mmproj-model.gguf", mmproj(false));
         CHECK(layout_of(folder.path()) == Layout::llava);
         const auto pair = from_pretrained(be, folder.path());
         CHECK(run(be, pair.model) == expected);
@@ -285,22 +296,11 @@ TEST_CASE("model/gguf: LLaVA's decoder and mmproj file are the model of its Hugg
         CHECK(says(message<ConfigError>([&] { from_pretrained(be, folder / "ggml-model.gguf", {.vision_dir = folder / "ggml-model.gguf"}); }), "'general.architecture' is llama"));
         CHECK(tokenizer_from_pretrained(folder / "ggml-model.gguf").size() == 640);
         CHECK(tokenizer_from_pretrained(folder / "ggml-model.gguf", {.vision_dir = folder / "mmproj-model.gguf"}).id("<image>") == 640);
-        save(folder / "mmproj-other.gguf", vision.file());
+        save(folder / "mmproj-other.gguf", mmproj(false));
         CHECK(says(message<LoadError>([&] { from_pretrained(be, folder.path()); }), "2 of vision towers (mmproj): name the one that is meant"));
         CHECK(run(be, from_pretrained(be, folder.path(), {.vision_dir = folder / "mmproj-other.gguf"}).model) == expected);
 
-        gguf::Writer quantised{vision.pairs};  // values in blocks of 32, of which some are stacked
-        for (const TensorInfo& t : all) {
-            std::string name = t.name;
-            if (name.starts_with("encoder.layers.2.") || name.starts_with("post_layernorm.")) continue;
-            for (const auto& [from, to] : rules)
-                if (const auto at = name.find(from); at != name.npos) name.replace(at, from.size(), to);
-            const bool in_blocks = name.ends_with("attn_v.weight") || name.ends_with("mm.2.weight");
-            std::vector<q8::block> blocks(in_blocks ? t.elements() / 32 : 0);
-            if (in_blocks) q8::encode(to_floats(t), blocks);
-            quantised.add(name, t.shape, in_blocks ? 8 : type_of(t.dtype), in_blocks ? std::string(reinterpret_cast<const char*>(blocks.data()), blocks.size() * sizeof(q8::block)) : bytes_of(t));
-        }
-        save(folder / "mmproj-other.gguf", quantised.file());
+        save(folder / "mmproj-other.gguf", mmproj(true));
         const Run rounded = run(be, from_pretrained(be, folder.path(), {.vision_dir = folder / "mmproj-other.gguf"}).model);
         float     off = 0, largest = 0;
         for (std::size_t i = 0; i < rounded.soft.size(); ++i) off = std::max(off, std::fabs(rounded.soft[i] - expected.soft[i])), largest = std::max(largest, std::fabs(expected.soft[i]));

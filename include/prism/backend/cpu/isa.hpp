@@ -93,6 +93,16 @@ inline Isa best_isa() {
     return best;
 }
 
+/// Whether weights that a kernel fetches ahead belong into the second-level cache, and not into the first.
+inline bool fetches_to_second_level() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    static const bool amd = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
+    return amd;
+#else
+    return false;
+#endif
+}
+
 /// The set of that name. Throws ConfigError when there is none or this processor lacks it.
 inline Isa isa_from_name(std::string_view name) {
     for (Isa isa : all_isas)

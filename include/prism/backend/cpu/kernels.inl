@@ -67,22 +67,36 @@ inline void activate_row(Activation a, float* x, std::size_t n) {
 
 // ------------------------------------------------------------------------------------------------------------- products
 
-/// Weights that serve a few rows come from memory, and the little arithmetic does not hide that: they are fetched 4 KiB ahead.
+/// Weights that serve a few rows come from memory, and the little arithmetic does not hide that: they are fetched ahead.
+/// Intel's processors want them 4 KiB ahead in the first-level cache. AMD's take few requests at once there and fetch plain
+/// streams on their own: the second level, and only `near` bytes ahead, which the format decides.
 struct FarAhead {
-    static constexpr std::size_t distance = 4096;
-    const std::byte*             end;   // of the values of the first panel, less the distance
-    std::ptrdiff_t               skip;  // behind it lies the second one, which is here already: the next pair's is two panels on
+    static constexpr std::size_t usual = 4096;
+    const std::byte* end;   // of the values of the first panel, less the distance
+    std::ptrdiff_t   skip;  // behind it lies the second one, which is here already: the next pair's is two panels on
+    std::size_t      distance;
+    bool             second_level;
 
-    FarAhead(const PanelPart* b, std::size_t value_bytes) : end(b[0].values + value_bytes - distance), skip(tile_panels > 1 ? 2 * (b[1].values - b[0].values) : 0) {}
+    FarAhead(const PanelPart* b, std::size_t value_bytes, std::size_t near = 1024)
+        : skip(tile_panels > 1 ? 2 * (b[1].values - b[0].values) : 0), distance(fetches_to_second_level() ? near : usual), second_level(fetches_to_second_level()) {
+        end = b[0].values + value_bytes - distance;
+    }
     // Always inline: compilers drop calls of functions that seem to do nothing.
     template <std::size_t Bytes>
     [[gnu::always_inline]] void fetch(const void* first, const void* second) const {
         const auto* const at = static_cast<const std::byte*>(first) + distance, * const other = static_cast<const std::byte*>(second) + distance;
         const auto* const from = static_cast<const std::byte*>(first) < end ? at : at + skip;
+        if (second_level) lines<Bytes, 2>(from, other);
+        else lines<Bytes, 3>(from, other);
+    }
+
+private:
+    template <std::size_t Bytes, int Locality>
+    [[gnu::always_inline]] static void lines(const std::byte* first, const std::byte* second) {
 #pragma GCC unroll 8
         for (std::size_t i = 0; i < Bytes; i += 64) {
-            __builtin_prefetch(from + i);
-            if (tile_panels > 1) __builtin_prefetch(other + i);
+            __builtin_prefetch(first + i, 0, Locality);
+            if (tile_panels > 1) __builtin_prefetch(second + i, 0, Locality);
         }
     }
 };
@@ -641,9 +655,9 @@ inline void attend(const AttendTile<T>& t) {
     a.finish(t);
 }
 
-/// out [R] = x [k] against R rows that lie ldw apart.
+/// The products of x [k] with R rows of w, which lie ldw apart: lane by lane, to be added up by add_across.
 template <int R, class T>
-inline void dots(const float* x, const T* w, std::size_t ldw, std::size_t k, float* out) {
+inline void multiply_lanes(const float* x, const T* w, std::size_t ldw, std::size_t k, F* out) {
     F sums[2][R];  // two chains per sum: a single one would wait for its own additions
     for (auto& chain : sums)
         for (F& s : chain) s = set1(0);
@@ -661,7 +675,46 @@ inline void dots(const float* x, const T* w, std::size_t ldw, std::size_t k, flo
         for (int r = 0; r < R; ++r) sums[0][r] = fma(load_n(x + p, n), load_n(w + static_cast<std::size_t>(r) * ldw + p, n), sums[0][r]);
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) out[r] = sum(add(sums[0][r], sums[1][r]));
+    for (int r = 0; r < R; ++r) out[r] = add(sums[0][r], sums[1][r]);
+}
+
+/// Lane i of the result is the sum of the lanes of rows[i].
+inline F add_across(F (&rows)[lanes]) {
+    transpose(rows);
+#pragma GCC unroll 4
+    for (int half = lanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i) rows[i] = add(rows[i], rows[i + half]);
+    return rows[0];
+}
+
+/// out [n] = x [k] against n rows of w. Up to a vector's multiple, out gets zeros.
+template <class T>
+inline void dots(const float* x, const T* w, std::size_t ldw, std::size_t k, std::size_t n, float* out) {
+    for (std::size_t j = 0; j < n; j += lanes) {
+        const std::size_t left = n - j < lanes ? n - j : lanes;
+        F                 rows[lanes];
+        std::size_t       r = 0;
+        for (; r + 4 <= left; r += 4) multiply_lanes<4>(x, w + (j + r) * ldw, ldw, k, rows + r);
+        for (; r < left; ++r) multiply_lanes<1>(x, w + (j + r) * ldw, ldw, k, rows + r);
+        for (; r < lanes; ++r) rows[r] = set1(0);
+        store(out + j, add_across(rows));
+    }
+}
+
+/// o [V lanes] = shrink o + weights [n] times n rows of v, in order.
+template <int V, class T>
+inline void add_weighted(const float* weights, std::size_t n, const T* v, std::size_t ldv, F shrink, float* o) {
+    F sums[V];
+#pragma GCC unroll 8
+    for (int c = 0; c < V; ++c) sums[c] = mul(load(o + c * lanes), shrink);
+    for (std::size_t j = 0; j < n; ++j, v += ldv) {
+        const F weight = set1(weights[j]);
+#pragma GCC unroll 8
+        for (int c = 0; c < V; ++c) sums[c] = fma(weight, load(v + c * lanes), sums[c]);
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < V; ++c) store(o + c * lanes, sums[c]);
 }
 
 /// One head, few query rows against a long cache: keys and values are read once each, in place.
@@ -680,18 +733,15 @@ inline void attend_row(const AttendTile<T>& t) {
         for (std::size_t d = 0; d < d_pad; ++d) o[d] = 0;
         for (std::size_t j0 = begin; j0 < end; j0 += key_block) {
             const std::size_t n = end - j0 < key_block ? end - j0 : key_block, width = (n + lanes - 1) / lanes * lanes;
-            std::size_t       j = 0;
-            for (; j + 4 <= n; j += 4) dots<4>(q, t.k + (j0 + j) * t.ldk, t.ldk, t.head_dim, s + j);
-            for (; j < n; ++j) dots<1>(q, t.k + (j0 + j) * t.ldk, t.ldk, t.head_dim, s + j);
-            const F shrink = set1(soften(s, width, 0, n, t.scale, top, total));
-            for (std::size_t d = 0; d < t.head_dim; d += lanes) {
-                const std::size_t left = t.head_dim - d;
-                const T*          v = t.v + j0 * t.ldv + d;
-                F                 sums = mul(load(o + d), shrink);
-                if (left >= lanes)
-                    for (j = 0; j < n; ++j) sums = fma(set1(s[j]), load(v + j * t.ldv), sums);
-                else
-                    for (j = 0; j < n; ++j) sums = fma(set1(s[j]), load_n(v + j * t.ldv, left), sums);
+            dots(q, t.k + j0 * t.ldk, t.ldk, t.head_dim, n, s);
+            const F     shrink = set1(soften(s, width, 0, n, t.scale, top, total));
+            const T*    v = t.v + j0 * t.ldv;
+            std::size_t d = 0;
+            for (; d + 4 * lanes <= t.head_dim; d += 4 * lanes) add_weighted<4>(s, n, v + d, t.ldv, shrink, o + d);
+            for (; d + lanes <= t.head_dim; d += lanes) add_weighted<1>(s, n, v + d, t.ldv, shrink, o + d);
+            if (d < t.head_dim) {
+                F sums = mul(load(o + d), shrink);
+                for (std::size_t j = 0; j < n; ++j) sums = fma(set1(s[j]), load_n(v + j * t.ldv + d, t.head_dim - d), sums);
                 store(o + d, sums);
             }
         }
@@ -767,7 +817,7 @@ inline float read_all(const float* x, std::size_t n) {
 #pragma GCC unroll 12
         for (int j = 0; j < chains; ++j) {
             const float* const at = x + i + static_cast<std::size_t>(j) * lanes;
-            __builtin_prefetch(at + FarAhead::distance / sizeof(float));
+            __builtin_prefetch(at + FarAhead::usual / sizeof(float));
             sums[j] = add(sums[j], load(at));
         }
     }

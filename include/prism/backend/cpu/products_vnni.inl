@@ -130,7 +130,7 @@ inline void multiply_groups(const Activations& x, std::size_t g0, std::size_t n_
     Lines                 lines{x.q + g0 * Activations::group * (Wide ? 2 : 1), x.ldq};
     GroupEnds             ends{x.sums + g0, x.scales + g0, x.n_groups, {}, {}};
     const std::byte *     w0 = b[0].values, *w1 = b[1].values;
-    const FarAhead        far{b, n_groups * PanelLayout<P>::value_bytes};
+    const FarAhead        far{b, n_groups * PanelLayout<P>::value_bytes, P::dtype == Dtype::q8 ? 1024U : 4096U};
     RowSums               rows[R];
     start<R>(rows, Wide && !fresh ? c : nullptr);
     for (std::size_t g = 0; g < n_groups; ends.scales += shared) {

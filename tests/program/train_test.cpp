@@ -88,6 +88,22 @@ TEST_CASE("program/train: two stages, and a folder that can be asked") {
     CHECK(own.json()["steps"] == 12);
 }
 
+TEST_CASE("program/train: the configuration among the examples trains on a folder that prism shapes writes") {
+    const Scratch scratch;
+    const fs::path data = scratch.path("shapes"), llm = data / "llm";
+    REQUIRE(run({"shapes", "--quiet", "--out-folder", data, "--kind", "conversations", "--count", "40"}).status == 0);
+    fs::copy(reference / "lm/llama-bf16-sharded", llm, fs::copy_options::recursive);
+    REQUIRE(run({"shapes", "--quiet", "--out-folder", llm, "--kind", "tokenizer"}).status == 0);
+    Json       config = read_json(fs::path(PRISM_SOURCE_DIR) / "examples/train.json");
+    const auto moved = [&](const Json& path) {
+        const std::string text = path.get<std::string>(), root = "build/shapes";
+        return text.starts_with(root) ? data.string() + text.substr(root.size()) : (fs::path(PRISM_SOURCE_DIR) / text).string();
+    };
+    for (Json* path : {&config["dataset"]["dataset_root_dir"], &config["run_root_dir"], &config["prism"]["vision_dir"], &config["prism"]["llm_dir"]}) *path = moved(*path);
+    CHECK(run({"train", scratch.write("config.json", config.dump()), "--threads", "1", "--json"}).json()["steps"] >= 40 / 16);
+    CHECK(answer(data / "runs/shapes+small+stage-finetune+x7").size() > 0);
+}
+
 TEST_CASE("program/train: examples that are skipped are counted, and the first is named") {
     World world;
     Json  rows = parse_json(read_file(world.scratch.path("captions.json")), "captions");

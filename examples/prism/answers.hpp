@@ -129,6 +129,8 @@ private:
 template <Backend B>
 void run_on(const Common& common, const Ask& args) {
     if (args.images.empty() && args.prompts.empty()) throw UsageError{"ask: --image or --prompt is needed"};
+    for (const std::string& prompt : args.prompts)
+        if (!args.raw) expect_text("--prompt", prompt);
     const auto        prompts = args.prompts.empty() ? std::vector<std::string>{default_prompt} : args.prompts;
     const std::size_t n_images = args.images.size(), n_prompts = prompts.size(), n = std::max(n_images, n_prompts);
     if (n_images > 1 && n_prompts > 1 && n_images != n_prompts)
@@ -239,13 +241,23 @@ void run_on(const Common& common, const Chat& args) {
     }
 }
 
-template <Backend B>
-void run_on(const Common& common, const Score& args) {
+/// The choices of "a, b, c", without the spaces around them. Throws UsageError unless they are different texts.
+inline std::vector<std::string> choices_of(std::string_view list) {
     std::vector<std::string> choices;
-    for (std::size_t at = 0; at <= args.choices.size(); at += choices.back().size() + 1) choices.push_back(args.choices.substr(at, args.choices.find(',', at) - at));
+    for (std::size_t at = 0, end = 0; end != list.npos; at = end + 1) {
+        end = list.find(',', at);
+        choices.emplace_back(unicode::strip(list.substr(at, end - at)));
+    }
     for (const auto& choice : choices)
         if (choice.empty() || std::ranges::count(choices, choice) > 1)
-            throw ConfigError{"choices", "'" + args.choices + "'", "different texts, separated by commas"};
+            throw UsageError{"--choices '" + std::string(list) + "': " + (choice.empty() ? "one is empty" : "'" + choice + "' is there twice") + "; allowed: different texts, separated by commas"};
+    return choices;
+}
+
+template <Backend B>
+void run_on(const Common& common, const Score& args) {
+    if (!args.raw) expect_text("--prompt", args.prompt);
+    const auto choices = choices_of(args.choices);
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
     B           be = open_backend<B>(common);
@@ -274,6 +286,7 @@ void run_on(const Common& common, const Score& args) {
 
 template <Backend B>
 void run_on(const Common& common, const Act& args) {
+    if (!args.raw) expect_text("--instruction", args.instruction);
     const Image image = open_picture(common, args.image);
     B           be = open_backend<B>(common);
     const auto  model = open_model(be, common, Default::acts);

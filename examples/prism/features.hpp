@@ -131,6 +131,7 @@ void run_on(const Common& common, const Features& args) {
     if (args.image.empty() == args.pixels.empty()) throw UsageError{"features: one of --image and --pixels is needed"};
     if (args.out.empty() && args.pca.empty()) throw UsageError{"features: --out, --pca or both are needed"};
     expect_one_output(common, args.out);
+    expect_png("--pca", args.pca);
     if (common.model.empty() && args.image_size) throw UsageError{"features: --image-size needs --model, a vision tower alone"};
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);

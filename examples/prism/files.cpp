@@ -4,6 +4,7 @@
 #include "prism/io/checkpoint.hpp"
 #include "prism/io/gguf.hpp"
 #include "prism/io/safetensors.hpp"
+#include "prism/text/unicode.hpp"
 
 #include <iostream>
 #include <iterator>
@@ -30,6 +31,17 @@ std::string standard_input() {
 
 void note(const Common& common, std::string_view text) {
     if (!common.quiet) std::cerr << text << '\n';
+}
+
+void expect_text(const char* option, std::string_view text) {
+    if (prism::unicode::strip(text).empty()) throw UsageError{std::string(option) + ": there is no text in it"};
+}
+
+void expect_png(const char* option, const std::filesystem::path& path) {
+    std::string ending = path.extension().string();
+    for (char& c : ending)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    if (!ending.empty() && ending != ".png") throw UsageError{std::string(option) + ' ' + path.string() + ": pictures are written as PNG, so the name has to end in .png"};
 }
 
 void print(const prism::Json& json) { std::cout << json.dump(-1, ' ', false, prism::Json::error_handler_t::replace) << '\n'; }

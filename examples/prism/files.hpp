@@ -19,6 +19,12 @@ namespace program {
 /// A line on standard error, unless it is to be quiet.
 void note(const Common& common, std::string_view text);
 
+/// Throws UsageError where nothing, or nothing but space, is said with an option: "--prompt".
+void expect_text(const char* option, std::string_view text);
+
+/// Throws UsageError where a PNG would get a name that promises another format. "-" and names without an ending are fine.
+void expect_png(const char* option, const std::filesystem::path& path);
+
 /// One JSON value on standard output, in one line.
 void print(const prism::Json& json);
 

@@ -68,6 +68,7 @@ void score_all(const Common& common, const Logits& args, B& be, const Model<B>& 
 template <Backend B>
 void run_on(const Common& common, const Logits& args) {
     if (!args.prompt && args.ids.empty()) throw UsageError{"logits: --prompt or --ids is needed"};
+    if (args.prompt && !args.raw) expect_text("--prompt", *args.prompt);
     expect_one_output(common, args.out);
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);

@@ -129,7 +129,7 @@ int main(int argc, char** argv) {
     add_model(c, common);
     c->add_option("--image", score.image, "Picture, PNG or JPEG; - is standard input");
     c->add_option("--prompt", score.prompt, "Question")->required();
-    c->add_option("--choices", score.choices, "Answers to compare, separated by commas")->required();
+    c->add_option("--choices", score.choices, "Answers to compare, separated by commas; spaces around them do not count")->required();
     c->add_flag("--raw-prompt", score.raw, "The prompt is all that the model reads; special tokens in it are tokens");
 
     Act act;
@@ -209,7 +209,7 @@ int main(int argc, char** argv) {
     c->add_option("--seed", shapes.seed, "The world")->capture_default_str();
     c->add_option("--scene", shapes.scene, "The scene, or the first row of a folder")->check(CLI::Range(std::uint64_t{0}, (std::uint64_t{1} << 32) - 1))->capture_default_str();
     c->add_option("--split", shapes.split, "train, validation, test, compositional, clutter or fresh; default: fresh, of a folder train");
-    auto* out = c->add_option("--out", shapes.out, "PNG file for the picture of a scene; - is standard output");
+    auto* out = c->add_option("--out", shapes.out, "PNG file for the picture of a scene, its name ends in .png; - is standard output");
     c->add_flag("--describe", shapes.describe, "Say what is in it");
     c->add_flag("--questions", shapes.questions, "Ask and answer");
     auto* folder = c->add_option("--out-folder", shapes.out_folder, "Folder for many, in LLaVA's format")->excludes(out);

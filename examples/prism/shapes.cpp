@@ -112,6 +112,7 @@ void run(const Common& common, const Shapes& args) {
     if (!args.out_folder.empty()) return write_rows(common, args);
     if (args.out.empty() && !args.describe && !args.questions && !common.json) throw UsageError{"nothing to do: say --out, --describe, --questions, --out-folder or --report"};
     const bool stream = args.out == "-";
+    expect_png("--out", args.out);
     if (args.count > 400) throw UsageError{"--count " + std::to_string(args.count) + ": a sheet holds at most 400 scenes"};
     if (args.count > 0 && args.out.empty()) throw UsageError{"--count needs --out or --out-folder"};
     if (stream && (common.json || args.describe || args.questions)) throw UsageError{"--out - leaves no place for words on standard output"};
@@ -122,7 +123,11 @@ void run(const Common& common, const Shapes& args) {
     if (stream) {
         const auto bytes = encode_png(picture);
         std::cout.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-    } else if (!args.out.empty()) write_png(args.out, picture);
+    } else if (!args.out.empty()) {
+        write_png(args.out, picture);
+        note(common, args.out.string() + ": " + (args.count > 0 ? std::to_string(args.count) + " scenes" : "a scene") + ", " + std::to_string(picture.width()) + " x " +
+                         std::to_string(picture.height()) + " pixels");
+    }
 
     Json questions = Json::array();
     for (const auto& q : shapes::conversation(scene)) questions.push_back({{"type", shapes::to_string(q.type)}, {"question", q.question}, {"prompt", q.prompt}, {"answer", q.answer}});

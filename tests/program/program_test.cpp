@@ -154,6 +154,12 @@ TEST_CASE("program/score: probabilities are the reference's") {
     }
 }
 
+TEST_CASE("program/score: spaces around a choice are no part of it") {
+    const auto p = [](const char* choices) { return run({"score", "--json", "--quiet", "--model", random_model(), "--prompt", "a", "--choices", choices}).json().at("probabilities"); };
+    CHECK(p("Yes,No it is") == p(" Yes ,  No it is"));
+    CHECK(p("Yes, No it is").contains("No it is"));
+}
+
 TEST_CASE("program/act: tokens and actions are OpenVLA's for every dataset") {
     for (const auto& folder : folders_of(Layout::openvla)) {
         CAPTURE(folder.string());
@@ -467,6 +473,15 @@ TEST_CASE("program: questions that cannot be asked are usage errors") {
     check_refused(2, {"ask", "--image", "a", "--image", "b", "--prompt", "a", "--prompt", "b", "--prompt", "c"}, {"2 of --image", "3 of --prompt"});
     check_refused(2, {"features", "--out", "x"}, {"--image", "--pixels"});
     check_refused(2, {"features", "--image", "x"}, {"--out", "--pca"});
+    check_refused(2, {"features", "--image", "x", "--pca", "x.jpg"}, {"--pca x.jpg", ".png"});
+    for (const char* nothing : {"", " ", " \n\t"}) {
+        check_refused(2, {"ask", "--prompt", nothing}, {"--prompt", "no text"});
+        check_refused(2, {"ask", "--prompt", "a", "--prompt", nothing}, {"--prompt", "no text"});
+        check_refused(2, {"score", "--prompt", nothing, "--choices", "a,b"}, {"--prompt", "no text"});
+        check_refused(2, {"logits", "--prompt", nothing, "--out", "x"}, {"--prompt", "no text"});
+        check_refused(2, {"act", "--image", small_image(), "--instruction", nothing}, {"--instruction", "no text"});
+    }
+    for (const char* choices : {"", ",", " ", "A,", "A, ,B", "A,A", "A, A"}) check_refused(2, {"score", "--prompt", "a", "--choices", choices}, {"--choices", "separated by commas"});
     check_refused(2, {"logits", "--out", "x"}, {"--prompt", "--ids"});
     check_refused(2, {"preprocess", "--image", small_image(), "--json", "--out", "-"}, {"standard output"});
     check_refused(2, {"pack"}, {"--out"});
@@ -507,7 +522,6 @@ TEST_CASE("program: work that fails says which file or value, and what is wrong,
     CHECK(run({"ask", "--max-new-tokens", "1", "--prompt", many}).err.find("is cut to its first 512 of") != std::string::npos);  // as the reference does, but not in silence
     check_refused(1, {"chat", "--image", image}, {"/help", "/reset"}, "/help\n");
     CHECK(run({"chat", "--quiet", "--image", image}, "/quit\nhello").out.empty());
-    for (const char* choices : {"", ",", "A,", "A,,B", "A,A"}) check_refused(1, {"score", "--prompt", "a", "--choices", choices}, {"choices"});
     check_refused(1, {"act", "--image", image, "--instruction", "go", "--unnorm-key", "mars"}, {"mars", "bridge_orig, tabletop"});
     check_refused(1, {"act", "--image", image, "--instruction", "go", "--model", model}, {"unnorm_key"});
     check_refused(1, {"features", "--image", image, "--model", committed() / "vision/dino", "--image-size", "3", "--out", scratch.path("x")}, {"image_size"});

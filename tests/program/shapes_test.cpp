@@ -14,10 +14,10 @@ TEST_CASE("program/shapes: a picture, what is in it, and its questions, the same
     const Scratch scratch;
     const Ran     ran = run({"shapes", "--seed", "7", "--out", scratch.path("a.png"), "--describe", "--questions"});
     CHECK(ran.status == 0);
-    CHECK(ran.err.empty());
     CHECK(ran.out.find("caption: ") != std::string::npos);
     CHECK(ran.out.find(" -> ") != std::string::npos);
     const Image picture = read_image(scratch.path("a.png"));
+    CHECK(ran.err == scratch.path("a.png") + ": a scene, " + std::to_string(picture.width()) + " x " + std::to_string(picture.height()) + " pixels\n");
     const Json  json = run({"shapes", "--seed", "7", "--json", "--out", scratch.path("b.png")}).json();
     CHECK(picture.pixels == read_image(scratch.path("b.png")).pixels);
     CHECK(json.at("width") == picture.width());
@@ -27,7 +27,9 @@ TEST_CASE("program/shapes: a picture, what is in it, and its questions, the same
     const Ran piped = run({"shapes", "--seed", "7", "--out", "-"});
     CHECK(picture.pixels == read_image(scratch.write("c.png", piped.out)).pixels);
     CHECK(run({"shapes", "--seed", "8", "--json"}).json() != json);
-    CHECK(run({"shapes", "--count", "8", "--out", scratch.path("sheet.png")}).status == 0);
+    const Ran sheet = run({"shapes", "--quiet", "--count", "8", "--out", scratch.path("sheet.png")});
+    CHECK(sheet.status == 0);
+    CHECK(sheet.err.empty());
     CHECK(read_image(scratch.path("sheet.png")).width() == 400);
 }
 
@@ -82,6 +84,7 @@ TEST_CASE("program/shapes: what cannot be asked is said in one line") {
     refused(2, {"shapes", "--seed", "x", "--out", "-"}, "--seed");
     refused(2, {"shapes", "--count", "3"}, "--out");
     refused(2, {"shapes", "--out", "-", "--describe"}, "standard output");
+    refused(2, {"shapes", "--out", "/nowhere/x.jpg"}, "has to end in .png");
     refused(2, {"shapes", "--out-folder", "/tmp", "--split", "fresh"}, "--count");
     refused(1, {"shapes", "--out-folder", "/tmp", "--kind", "benchmark:none"}, "compositional");
     refused(1, {"shapes", "--out", "-", "--split", "dev"}, "validation");

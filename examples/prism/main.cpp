@@ -211,7 +211,7 @@ int main(int argc, char** argv) {
     c->add_option("--split", shapes.split, "train, validation, test, compositional, clutter or fresh; default: fresh, of a folder train");
     auto* out = c->add_option("--out", shapes.out, "PNG file for the picture of a scene, its name ends in .png; - is standard output");
     c->add_flag("--describe", shapes.describe, "Say what is in it");
-    c->add_flag("--questions", shapes.questions, "Ask and answer");
+    c->add_flag("--questions", shapes.questions, "Ask and answer, a line each; $'...' is how bash takes several lines");
     auto* folder = c->add_option("--out-folder", shapes.out_folder, "Folder for many, in LLaVA's format")->excludes(out);
     c->add_option("--kind", shapes.kind, "conversations, captions, corpus, tokenizer, or benchmark: and one of vqa, gqa, viz, text, ref, ref+, refg, clutter, "
                                          "vsr, tally, pope, ai2d, compositional")->needs(folder)->capture_default_str();

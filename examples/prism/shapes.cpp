@@ -90,6 +90,14 @@ void report(const Common& common, const Shapes& args) {
     if (common.json) print(json);
 }
 
+/// A question in one line. What has several lines (choices by letter) is written as bash takes it: $'first\nsecond'.
+std::string as_typed(const std::string& question) {
+    if (question.find('\n') == question.npos) return question;
+    std::string line = "$'";
+    for (const char c : question) line += c == '\n' ? "\\n" : c == '\'' || c == '\\' ? std::string{'\\', c} : std::string{c};
+    return line + '\'';
+}
+
 /// Pictures of `count` scenes side by side, half as many rows as columns or a few more.
 Image sheet(std::uint64_t seed, shapes::Split split, std::uint64_t first, std::size_t count) {
     constexpr std::size_t cell = shapes::longest_side + 4;
@@ -129,15 +137,13 @@ void run(const Common& common, const Shapes& args) {
                          std::to_string(picture.height()) + " pixels");
     }
 
-    Json questions = Json::array();
-    for (const auto& q : shapes::conversation(scene)) questions.push_back({{"type", shapes::to_string(q.type)}, {"question", q.question}, {"prompt", q.prompt}, {"answer", q.answer}});
+    const auto conversation = shapes::conversation(scene);
+    Json       questions = Json::array();
+    for (const auto& q : conversation) questions.push_back({{"type", shapes::to_string(q.type)}, {"question", q.question}, {"prompt", q.prompt}, {"answer", q.answer}});
     if (common.json) return print({{"width", scene.width}, {"height", scene.height}, {"description", shapes::describe(scene)}, {"caption", shapes::caption(scene)}, {"questions", questions}});
     if (args.describe) std::cout << shapes::describe(scene) << "caption: " << shapes::caption(scene) << '\n';
     if (args.questions)
-        for (const Json& q : questions) {
-            // As it has to be asked: some say in a second line what the answer shall look like.
-            std::cout << q["prompt"].get_ref<const std::string&>() << " -> " << q["answer"].get_ref<const std::string&>() << '\n';
-        }
+        for (const auto& q : conversation) std::cout << as_typed(shapes::plainly(q)) << " -> " << q.answer << '\n';
 }
 
 }  // namespace program

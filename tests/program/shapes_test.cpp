@@ -3,6 +3,7 @@
 
 #include "prism/image/read.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -15,7 +16,6 @@ TEST_CASE("program/shapes: a picture, what is in it, and its questions, the same
     const Ran     ran = run({"shapes", "--seed", "7", "--out", scratch.path("a.png"), "--describe", "--questions"});
     CHECK(ran.status == 0);
     CHECK(ran.out.find("caption: ") != std::string::npos);
-    CHECK(ran.out.find(" -> ") != std::string::npos);
     const Image picture = read_image(scratch.path("a.png"));
     CHECK(ran.err == scratch.path("a.png") + ": a scene, " + std::to_string(picture.width()) + " x " + std::to_string(picture.height()) + " pixels\n");
     const Json  json = run({"shapes", "--seed", "7", "--json", "--out", scratch.path("b.png")}).json();
@@ -31,6 +31,27 @@ TEST_CASE("program/shapes: a picture, what is in it, and its questions, the same
     CHECK(sheet.status == 0);
     CHECK(sheet.err.empty());
     CHECK(read_image(scratch.path("sheet.png")).width() == 400);
+}
+
+TEST_CASE("program/shapes: a question is a line, as one asks it, and those of several lines are as bash takes them") {
+    std::size_t n_quoted = 0;
+    for (const char* seed : {"1", "2", "3", "5", "7", "9"}) {
+        const Json  questions = run({"shapes", "--seed", seed, "--json"}).json().at("questions");
+        std::string out = run({"shapes", "--seed", seed, "--questions"}).out;
+        CHECK(static_cast<std::size_t>(std::count(out.begin(), out.end(), '\n')) == questions.size());
+        for (const Json& q : questions) {
+            const std::string line = out.substr(0, out.find('\n')), answer = " -> " + q.at("answer").get<std::string>();
+            out.erase(0, line.size() + 1);
+            REQUIRE_MESSAGE(line.ends_with(answer), line);
+            const std::string asked = line.substr(0, line.size() - answer.size());
+            if (q.at("type") != "caption") CHECK_MESSAGE(asked.find(q.at("question").get<std::string>()) != std::string::npos, asked);
+            CHECK(asked.find("single word or phrase") == std::string::npos);
+            if (!asked.starts_with("$'")) continue;
+            ++n_quoted;
+            CHECK(run_program({"/bin/bash", "-c", "printf %s " + asked}).out == q.at("prompt").get<std::string>());
+        }
+    }
+    CHECK(n_quoted > 0);
 }
 
 TEST_CASE("program/ask: without --model the small model of the repository answers, about pictures that it has never seen") {

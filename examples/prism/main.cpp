@@ -107,7 +107,9 @@ int main(int argc, char** argv) {
 
     CLI::App app{"Runs Prismatic-style vision-language models."};
     app.name("prism")->require_subcommand(0, 1)->set_version_flag("--version", version, "Print version, compiler, instruction set and backends");
-    app.footer("`prism COMMAND --help` shows what a command can be asked.\nExample:\n  prism ask --image cat.jpg --prompt \"What is in it?\"");
+    app.footer("`prism COMMAND --help` shows what a command can be asked.\nExample:\n"
+               "  prism ask --image examples/shapes/pictures/scene-01.png --prompt \"What color is the star?\"\n"
+               "  prism ask --model llava-1.5-7b-hf --image cat.jpg --prompt \"What is in it?\"");
 
     Ask   ask;
     auto* c = add(app, common, ask, work, "ask", "Answer a question about a picture", "prism ask --model prism-dinosiglip+7b --image cat.jpg --prompt \"What is in it?\"");
@@ -125,7 +127,7 @@ int main(int argc, char** argv) {
     add_sampling(c, chat.max_new_tokens, chat.sampling);
 
     Score score;
-    c = add(app, common, score, work, "score", "Probability of each choice as the answer, among the choices", "prism score --image cat.jpg --prompt \"Is this a cat?\" --choices Yes,No");
+    c = add(app, common, score, work, "score", "Probability of each choice as the answer, among the choices", "prism score --image examples/shapes/pictures/scene-01.png --prompt \"What color is the star?\" --choices \"red, cyan\"");
     add_model(c, common);
     c->add_option("--image", score.image, "Picture, PNG or JPEG; - is standard input");
     c->add_option("--prompt", score.prompt, "Question")->required();
@@ -152,7 +154,7 @@ int main(int argc, char** argv) {
     c->add_option("--pca", features.pca, "PNG file for the first three principal components, painted over the picture")->excludes(pixels);
 
     Logits logits;
-    c = add(app, common, logits, work, "logits", "Scores of every token at every position of a prompt", "prism logits --image cat.jpg --prompt \"What is in it?\" --out logits.safetensors");
+    c = add(app, common, logits, work, "logits", "Scores of every token at every position of a prompt", "prism logits --image examples/shapes/pictures/scene-01.png --prompt \"What color is the star?\" --out logits.safetensors");
     add_model(c, common);
     c->add_option("--image", logits.image, "Picture, PNG or JPEG; - is standard input");
     auto* prompt = c->add_option("--prompt", logits.prompt, "Question");

@@ -552,6 +552,8 @@ TEST_CASE("program: help has an example for every command, and the version says 
         CHECK(ran.status == 0);
         CHECK(ran.err.empty());
         const std::size_t example = ran.out.find("Example:\n");
+        // The small model would be shown a photograph.
+        CHECK((ran.out.find("cat.jpg") == std::string::npos || ran.out.find("--model ", example) != std::string::npos || command == std::string("preprocess")));
         REQUIRE(example != std::string::npos);
         CHECK(ran.out.substr(example).find(std::string("prism ") + command) != std::string::npos);
         CHECK(std::count(ran.out.begin() + static_cast<std::ptrdiff_t>(example), ran.out.end(), '\n') <= 3);

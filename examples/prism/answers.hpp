@@ -160,6 +160,7 @@ void run_on(const Common& common, const Ask& args) {
     const auto            at = [&](std::size_t i, std::size_t count) { return count == 1 ? 0 : i; };
     for (std::size_t i = 0; i < n; ++i) {
         const std::string& text = prompts[at(i, n_prompts)];
+        if (i < n_prompts) note_unknown_words(common, parts.tokenizer, text);
         questions.push_back({n_images ? &pictures[at(i, n_images)].image : nullptr, text, raw});
         const Prompt prompt = prompt_of(parts, text, raw);
         if (prompt.ids.size() < prompt.n_ids)
@@ -227,6 +228,7 @@ void run_on(const Common& common, const Chat& args) {
             } else if (line.starts_with('/')) {
                 throw ConfigError{"line", line, "a question, /image FILE, /reset or /quit"};
             } else {
+                note_unknown_words(common, *vlm.tokenizer, line);
                 const InterruptEndsAnswer until_answered;
                 Reading reading{common, be, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};
                 chat.ask(line, {.max_new_tokens = args.max_new_tokens, .sampling = args.sampling,
@@ -264,6 +266,7 @@ void run_on(const Common& common, const Score& args) {
     const auto  model = open_model(be, common);
     const auto& vlm = model.vlm();
     ChatParts   parts = parts_of(model);
+    note_unknown_words(common, parts.tokenizer, args.prompt + ' ' + args.choices);
 
     const std::size_t n_tokens = prompt_of(parts, args.prompt, args.raw).ids.size(), n_soft = image ? vlm.model.n_soft_tokens() : 0;
     std::size_t       longest = 0;  // bytes: a choice never has more tokens

@@ -6,6 +6,7 @@
 #include "prism/io/safetensors.hpp"
 #include "prism/text/unicode.hpp"
 
+#include <algorithm>
 #include <iostream>
 #include <iterator>
 
@@ -42,6 +43,32 @@ void expect_png(const char* option, const std::filesystem::path& path) {
     for (char& c : ending)
         if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
     if (!ending.empty() && ending != ".png") throw UsageError{std::string(option) + ' ' + path.string() + ": pictures are written as PNG, so the name has to end in .png"};
+}
+
+std::vector<std::string> unknown_words(const prism::Tokenizer& words, std::string_view text) {
+    const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || static_cast<unsigned char>(c) >= 0x80; };
+    std::vector<std::string> unknown;
+    for (std::size_t at = 0; at < text.size();) {
+        std::size_t end = at;
+        while (end < text.size() && is_letter(text[end])) ++end;
+        if (end == at) {
+            ++at;
+            continue;
+        }
+        std::string word(text.substr(at, end - at));
+        at = end;
+        if (word.size() == 1) continue;  // all letters are tokens
+        const auto ids = words.encode(word, {.add_special = false});
+        if ((ids.size() != 1 || ids[0] == words.unk_id()) && std::ranges::find(unknown, word) == unknown.end()) unknown.push_back(std::move(word));
+    }
+    return unknown;
+}
+
+void note_unknown_words(const Common& common, const prism::Tokenizer& words, std::string_view text) {
+    if (!common.model.empty() || common.json || common.quiet) return;
+    std::string all;
+    for (const std::string& word : unknown_words(words, text)) all += (all.empty() ? "" : ", ") + word;
+    if (!all.empty()) note(common, "the small model does not know: " + all + " (it has some 300 words, in American spelling; prism shapes --questions shows what it is asked)");
 }
 
 void print(const prism::Json& json) { std::cout << json.dump(-1, ' ', false, prism::Json::error_handler_t::replace) << '\n'; }

@@ -6,6 +6,7 @@
 #include "prism/core/tensor.hpp"
 #include "prism/image/image.hpp"
 #include "prism/io/json.hpp"
+#include "prism/text/tokenizer.hpp"
 
 #include <cstddef>
 #include <filesystem>
@@ -24,6 +25,12 @@ void expect_text(const char* option, std::string_view text);
 
 /// Throws UsageError where a PNG would get a name that promises another format. "-" and names without an ending are fine.
 void expect_png(const char* option, const std::filesystem::path& path);
+
+/// Words that a tokenizer of whole words takes letter by letter, in the order of the text, each once.
+std::vector<std::string> unknown_words(const prism::Tokenizer& words, std::string_view text);
+
+/// A note of words in a prompt that the small model of the repository has never read. Only where that is asked, and words are read.
+void note_unknown_words(const Common& common, const prism::Tokenizer& words, std::string_view text);
 
 /// One JSON value on standard output, in one line.
 void print(const prism::Json& json);

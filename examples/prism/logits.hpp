@@ -17,7 +17,7 @@ using namespace prism;
 
 /// The ids of the prompt, and before which of them a picture stands.
 template <Backend B>
-std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Model<B>& model, const Logits& args) {
+std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Common& common, const Model<B>& model, const Logits& args) {
     const auto* llm = std::get_if<Language<B>>(&model.parts);
     if (!args.ids.empty()) {
         auto ids = args.ids;
@@ -34,6 +34,7 @@ std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Model<B>& mod
         return {llm->tokenizer->encode(*args.prompt, {.parse_special = args.raw}), 0};
     }
     const ChatParts parts = chat_parts(model.vlm(), model.vlm().model.llm.max_positions());
+    note_unknown_words(common, parts.tokenizer, *args.prompt);
     auto            ids = (args.raw ? parts.raw(*args.prompt) : parts.ask(*args.prompt)).ids;
     const auto      at = parts.place_picture(ids, !args.image.empty());
     return {std::move(ids), at};
@@ -41,7 +42,7 @@ std::pair<std::vector<std::int32_t>, std::size_t> prompt_ids(const Model<B>& mod
 
 template <Backend B, class M>
 void score_all(const Common& common, const Logits& args, B& be, const Model<B>& opened, const M& model, const Image* image) {
-    const auto [ids, at] = prompt_ids(opened, args);
+    const auto [ids, at] = prompt_ids(common, opened, args);
     std::size_t              n_soft = 0;
     std::vector<ImageTransform> transforms;
     if constexpr (SeeingModel<M, B>) {

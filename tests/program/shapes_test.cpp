@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <initializer_list>
 #include <string>
+#include <string_view>
 #include <vector>
 
 using namespace prism;
@@ -76,6 +78,29 @@ TEST_CASE("program/ask: without --model the small model of the repository answer
     const Ran ran = run({"ask", "--image", scratch.path("picture.png"), "--prompt", "What is in it?"});
     CHECK(ran.status == 0);
     CHECK(ran.err.find("coloured shapes and nothing else") != std::string::npos);
+    CHECK(ran.err.find("does not know") == std::string::npos);
+}
+
+TEST_CASE("program: words that the small model lacks are noted, of whoever asks it, and of no other model") {
+    const Scratch                  scratch;
+    const std::string              picture = std::string(PRISM_SOURCE_DIR) + "/examples/shapes/pictures/scene-01.png", logits = scratch.path("logits.safetensors");
+    const std::string              model = std::string(PRISM_SOURCE_DIR) + "/examples/shapes/model.prism", odd = "What colour is the red sofa? It's a colour.", note = "does not know: colour, sofa (";
+    const std::vector<std::string> ask{"ask", "--max-new-tokens", "1", "--image", picture, "--prompt"};
+    const auto                     with = [](std::vector<std::string> words, std::initializer_list<std::string> more) { return words.insert(words.end(), more), words; };
+    const auto                     noted = [&](const std::vector<std::string>& words, std::string_view input = {}) {
+        const Ran ran = run(words, input);
+        CHECK_MESSAGE(ran.status == 0, ran.err);
+        return ran.err.find(note) != std::string::npos;
+    };
+    CHECK(noted(with(ask, {odd})));
+    CHECK_FALSE(noted(with(ask, {odd, "--quiet"})));
+    CHECK_FALSE(noted(with(ask, {odd, "--json"})));
+    CHECK_FALSE(noted(with(ask, {odd, "--model", model})));
+    CHECK(noted({"chat", "--max-new-tokens", "1"}, odd + "\n"));
+    CHECK(noted({"score", "--prompt", "What colour is it?", "--choices", "red, sofa"}));
+    CHECK(noted({"logits", "--prompt", odd, "--out", logits}));
+    for (const char* known : {"What color is the star?", "Is there a red circle in the image?", "How many shapes are there?\nA. 0\nB. 1\nAnswer with the option's letter from the given choices directly.", "Describe the image."})
+        CHECK(run(with(ask, {known})).err.find("does not know") == std::string::npos);
 }
 
 TEST_CASE("program/shapes: folders to train on and to test with") {

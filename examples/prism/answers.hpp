@@ -3,6 +3,7 @@
 
 #include "files.hpp"
 #include "models.hpp"
+#include "options.hpp"
 #include "progress.hpp"
 
 #include "prism/generate/ask_batch.hpp"
@@ -135,7 +136,7 @@ void run_on(const Common& common, const Ask& args) {
     const std::size_t n_images = args.images.size(), n_prompts = prompts.size(), n = std::max(n_images, n_prompts);
     if (n_images > 1 && n_prompts > 1 && n_images != n_prompts)
         throw UsageError{std::to_string(n_images) + " of --image and " + std::to_string(n_prompts) + " of --prompt: give one of either, or as many"};
-    Sampler{args.sampling};  // refuses bad options before any work
+    from_options([&] { return Sampler{args.sampling}; });
 
     struct Picture {
         Image  image;
@@ -199,7 +200,7 @@ void run_on(const Common& common, const Ask& args) {
 template <Backend B>
 void run_on(const Common& common, const Chat& args) {
     if (common.json) throw UsageError{"chat has no --json; use ask"};
-    Sampler{args.sampling};
+    from_options([&] { return Sampler{args.sampling}; });
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
     B           be = open_backend<B>(common);

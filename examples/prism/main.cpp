@@ -1,8 +1,10 @@
 // The program `prism`: its command line, and how errors become exit statuses.
 #include "commands.hpp"
+#include "options.hpp"
 
 #include "prism/backend/cpu/isa.hpp"
 #include "prism/core/error.hpp"
+#include "prism/io/name_map.hpp"
 #include "prism/version.hpp"
 
 #include <CLI/CLI.hpp>
@@ -14,6 +16,7 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace {
 
@@ -48,6 +51,12 @@ void start(const Common& common, const Args& args) {
     run(common, args);
 }
 
+std::vector<std::string> isa_names() {
+    std::vector<std::string> names;
+    for (const prism::Isa isa : prism::all_isas) names.emplace_back(to_string(isa));
+    return names;
+}
+
 /// One command with the options that all have. `example` is what its help ends with.
 template <class Args>
 CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& work, const char* name, const char* what,
@@ -58,7 +67,8 @@ CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& 
     c->add_option("--weights", common.weights, "Format that weights are held in")
         ->check(CLI::IsMember({"as-stored", "f32", "bf16", "f16", "q8", "q4", "q4m"}))
         ->capture_default_str();
-    c->add_option("--isa", common.isa, "Instruction set of the cpu: portable, avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16 or amx; default: the fastest there is");
+    c->add_option("--isa", common.isa, "Instruction set of the cpu; default: the fastest there is")
+        ->check(CLI::IsMember(isa_names()));
     c->add_option("--compute", common.compute, "How products take their rows: exact, or fast (rounded to 16 bits or int8)")
         ->check(CLI::IsMember({"exact", "fast"}))->capture_default_str();
     c->add_flag("--quiet", common.quiet, "Nothing on standard error but errors");
@@ -91,6 +101,43 @@ std::string one_line(std::string_view text) {
         else if (!line.empty() && line.back() != ' ') line += ' ';
     }
     return line;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+    std::string all;
+    for (const std::string& word : words) all += (all.empty() ? "" : ", ") + word;
+    return all;
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+    std::vector<std::string> names;
+    for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+    return names;
+}
+
+/// Why a word of the command line is none that is expected there, and what may have been meant.
+std::string unexpected(const CLI::App& app, const CLI::App* command) {
+    const std::string word = app.remaining(true).at(0);
+    const bool        option = word.starts_with("-");
+    if (!command) {
+        if (option) return word + " stands where a command is expected: " + joined(command_names(app));
+        const auto near = prism::nearest_name(word, command_names(app));
+        return "'" + word + "' is no command; " + (near ? "perhaps '" + *near + "'" : "there are " + joined(command_names(app)));
+    }
+    if (!option) return command->get_name() + ": '" + word + "' is not expected; " + (command->get_option_no_throw("--image") ? "a picture is given as --image FILE" : "values are given as --OPTION VALUE");
+    std::vector<std::string> options;
+    for (const CLI::Option* o : command->get_options())
+        for (const std::string& name : o->get_lnames()) options.push_back("--" + name);
+    const auto near = prism::nearest_name(word, options);
+    return command->get_name() + " has no option " + word + (near ? "; perhaps " + *near : "");
+}
+
+/// An error of the work, which names the option where it is about one.
+std::string told(const CLI::App& command, const prism::ConfigError& e) {
+    const std::string what = e.what(), option = option_of(e.key);
+    if (!what.starts_with("'" + e.key + "' is ")) return what;  // it stands in a file
+    if (command.get_option_no_throw(option)) return said_of(option, e);
+    return option == "--prompt" && command.get_option_no_throw("--instruction") ? said_of("--instruction", e) : what;
 }
 
 int fail(int status, std::string_view what) {
@@ -220,13 +267,17 @@ int main(int argc, char** argv) {
     c->add_option("--count", shapes.count, "Rows of the folder, default: the whole split or benchmark; with --out, scenes on one sheet")->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 32));
     c->add_flag("--report", shapes.report, "Hashes of all splits, and what an answer is right without a look at the picture")->excludes(folder)->excludes(out);
 
+    const auto command = [&]() -> const CLI::App* { return app.get_subcommands().empty() ? nullptr : app.get_subcommands()[0]; };
+    const auto misused = [&](const std::string& why) { return fail(2, why + " (see prism " + (command() ? command()->get_name() + " " : "") + "--help)"); };
     try {
         app.parse(argc, argv);
-        if (!work) throw CLI::RequiredError("A command");
+        if (!work) return misused("a command is needed: " + joined(command_names(app)));
     } catch (const CLI::Success& e) {
         return app.exit(e);  // help and version
+    } catch (const CLI::ExtrasError&) {
+        return misused(unexpected(app, command()));
     } catch (const CLI::ParseError& e) {
-        return fail(2, std::string(e.what()) + " (see prism --help)");
+        return misused(e.what());
     }
     try {
         work();
@@ -234,6 +285,8 @@ int main(int argc, char** argv) {
         return 0;
     } catch (const UsageError& e) {
         return fail(2, e.what());
+    } catch (const prism::ConfigError& e) {
+        return fail(1, told(*command(), e));
     } catch (const std::bad_alloc&) {
         return fail(1, "out of memory");
     } catch (const std::exception& e) {

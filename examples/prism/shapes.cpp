@@ -20,14 +20,14 @@ using namespace prism;
 
 constexpr std::array<std::string_view, 6> split_names{"train", "validation", "test", "compositional", "clutter", "fresh"};
 
-/// The place of a name in a list. Throws ConfigError that names them all.
+/// The place of a name in a list. Throws UsageError that names them all.
 template <class Names>
 std::size_t place_of(const std::string& option, const std::string& name, const Names& names) {
     const auto found = std::find(names.begin(), names.end(), name);
     if (found != names.end()) return static_cast<std::size_t>(found - names.begin());
     std::string all;
     for (const std::string_view n : names) all += (all.empty() ? "" : ", ") + std::string(n);
-    throw ConfigError{option, "'" + name + "'", all};
+    throw UsageError{option + " is '" + name + "'; allowed: " + all};
 }
 
 void write_rows(const Common& common, const Shapes& args) {

@@ -424,7 +424,7 @@ TEST_CASE("program/pack: files that cannot be used say why in one line") {
     check_refused(1, {"inspect", scratch.path("newer.prism")}, {"newer.prism", "version 9", "pack it again"});
     other = bytes, other[100] ^= 1;
     check_refused(1, {"tokenize", "--in", "-", "--model", scratch.write("damaged.prism", other)}, {"damaged.prism", "checksum"}, "[]");
-    check_refused(1, {"features", "--image", small_image(), "--image-size", "56", "--model", file, "--out", scratch.path("x")}, {"image_size"});
+    check_refused(1, {"features", "--image", small_image(), "--image-size", "56", "--model", file, "--out", scratch.path("x")}, {"--image-size is 56"});
     check_refused(1, {"pack", "--model", "/nowhere", "--out", scratch.path("x")}, {"/nowhere"});
     check_refused(1, {"pack", "--model", model, "--out", "/nowhere/x"}, {"/nowhere/x"});
     CHECK_FALSE(std::filesystem::exists(scratch.path("x")));
@@ -458,8 +458,13 @@ TEST_CASE("program/chat: a line is a turn, in a pipe too") {
 }
 
 TEST_CASE("program: questions that cannot be asked are usage errors") {
-    check_refused(2, {}, {"command"});
-    for (const char* later : {"eval", "fly"}) check_refused(2, {later}, {later});
+    check_refused(2, {}, {"command", "ask, chat, ", "prism --help"});
+    for (const char* later : {"eval", "fly"}) check_refused(2, {later}, {later, "ask, chat, ", "prism --help"});
+    check_refused(2, {"tokenise", "--in", "-"}, {"'tokenise' is no command", "perhaps 'tokenize'", "prism --help"});
+    check_refused(2, {"--image", "x"}, {"--image", "a command is expected", "prism --help"});
+    check_refused(2, {"ask", "cat.jpg"}, {"ask: 'cat.jpg'", "--image FILE", "prism ask --help"});
+    check_refused(2, {"inspect", "a", "b"}, {"inspect: 'b'", "prism inspect --help"});
+    check_refused(2, {"ask", "--promt", "a"}, {"ask has no option --promt; perhaps --prompt", "prism ask --help"});
     check_refused(2, {"shapes"}, {"--out"});
     check_refused(2, {"ask"}, {"--image", "--prompt"});
     check_refused(2, {"ask", "--prompt", "a", "--no-such-option"}, {"--no-such-option"});
@@ -467,6 +472,17 @@ TEST_CASE("program: questions that cannot be asked are usage errors") {
     check_refused(2, {"ask", "--prompt", "a", "--threads", "many"}, {"--threads"});
     check_refused(2, {"ask", "--prompt", "a", "--weights", "q3"}, {"as-stored", "bf16", "q4"});
     check_refused(2, {"ask", "--prompt", "a", "--backend", "abacus"}, {"cpu", "cuda"});
+    check_refused(2, {"ask", "--prompt", "a", "--isa", "mmx"}, {"--isa", "mmx", "portable"});
+    for (const Arguments& idle : {Arguments{"inspect", random_model()}, {"shapes", "--describe"}, {"tokenize", "--in", "-"}, {"preprocess", "--image", small_image(), "--out", "x"}}) {
+        Arguments wrong = idle;
+        wrong.insert(wrong.end(), {"--isa", "nonsense"});
+        check_refused(2, wrong, {"--isa", "nonsense", "portable"}, "[]");  // also where nothing is computed
+    }
+    for (const char* top_p : {"0", "-1", "1.5", "nan"}) check_refused(2, {"ask", "--prompt", "a", "--top-p", top_p}, {"--top-p is"});
+    for (const char* temperature : {"-1", "nan", "inf"}) check_refused(2, {"ask", "--prompt", "a", std::string("--temperature=") + temperature}, {"--temperature is"});
+    check_refused(2, {"chat", "--top-k=-2"}, {"--top-k is -2"});
+    check_refused(2, {"preprocess", "--image", small_image(), "--statistics", "mine", "--out", "x"}, {"--statistics is mine", "imagenet, clip, half"});
+    check_refused(2, {"preprocess", "--image", small_image(), "--resize", "squash", "--out", "x"}, {"--resize is squash", "letterbox"});
     check_refused(2, {"ask", "--prompt", "a", "--backend", "cuda", "--isa", "avx2"}, {"--isa avx2", "cpu"});
     check_refused(2, {"train", "config.json", "--backend", "cuda"}, {"cuda", "cpu"});
     check_refused(2, {"ask", "--prompt", "a", "--max-new-tokens", "0"}, {"--max-new-tokens"});
@@ -491,12 +507,13 @@ TEST_CASE("program: questions that cannot be asked are usage errors") {
 
 TEST_CASE("program: work that fails says which file or value, and what is wrong, in one line") {
     const Scratch     scratch;
-    const std::string image = small_image(), bytes = read_file(image), model = committed() / "vlm/prism-dinosiglip+7b";
+    const std::string image = small_image(), bytes = read_file(image), model = committed() / "vlm/prism-dinosiglip+7b", words = scratch.path("words");
+    std::filesystem::copy(committed() / "lm/llama-bf16-sharded", words);
+    for (const auto& file : std::filesystem::directory_iterator(committed() / "tokenizers/llama")) std::filesystem::copy(file, scratch.path("words/" + file.path().filename().string()));
     if (const Ran ran = run({"ask", "--prompt", "a", "--max-new-tokens", "2", "--backend", "cuda"}); ran.status != 0) {  // it may work
         const bool built = run({"--version"}).out.find("cuda (toolkit ") != std::string::npos;
         check_refused(1, {"ask", "--prompt", "a", "--backend", "cuda"}, {built ? "no CUDA device can be used" : "--backend cuda: this build has no CUDA"});
     }
-    check_refused(1, {"ask", "--prompt", "a", "--isa", "mmx"}, {"mmx", "portable"});
     check_refused(1, {"ask", "--prompt", "a", "--image", "/nowhere.png"}, {"/nowhere.png"});
     check_refused(1, {"ask", "--prompt", "a", "--image", model}, {"folder"});
     check_refused(1, {"ask", "--prompt", "a", "--image", scratch.write("cut.png", bytes.substr(0, bytes.size() / 2))}, {"cut.png", "cut off"});
@@ -508,24 +525,22 @@ TEST_CASE("program: work that fails says which file or value, and what is wrong,
     check_refused(1, {"ask", "--prompt", "a", "--model", committed() / "vision/dino"}, {"tower"});
     check_refused(1, {"ask", "--prompt", "a", "--model", committed() / "lm/llama-bf16-sharded"}, {"tokenizer"});
     check_refused(1, {"ask", "--prompt", "a", "--model", model, "--llm-dir", "/nowhere"}, {"/nowhere", "folder"});
-    for (const char* top_p : {"0", "-1", "1.5", "nan"}) check_refused(1, {"ask", "--prompt", "a", "--top-p", top_p}, {"top_p"});
-    for (const char* temperature : {"-1", "nan", "inf"}) check_refused(1, {"ask", "--prompt", "a", std::string("--temperature=") + temperature}, {"temperature"});
-    check_refused(1, {"ask", "--prompt", "a", "--top-k=-2"}, {"top_k", "-2"});
     std::string many;
     for (int i = 0; i < 600; ++i) many += "word ";
     for (const char* command : {"ask", "score", "logits"}) {
         Arguments arguments{command, "--model", model, "--image", image, "--prompt", many};
         if (command == std::string("score")) arguments.insert(arguments.end(), {"--choices", "A,B"});
         if (command == std::string("logits")) arguments.insert(arguments.end(), {"--out", scratch.path("x")});
-        check_refused(1, arguments, {"tokens with a picture of 9", "512"});
+        check_refused(1, arguments, {"--prompt is ", "tokens with a picture of 9", "512"});
     }
     CHECK(run({"ask", "--max-new-tokens", "1", "--prompt", many}).err.find("is cut to its first 512 of") != std::string::npos);  // as the reference does, but not in silence
     check_refused(1, {"chat", "--image", image}, {"/help", "/reset"}, "/help\n");
     CHECK(run({"chat", "--quiet", "--image", image}, "/quit\nhello").out.empty());
     check_refused(1, {"act", "--image", image, "--instruction", "go", "--unnorm-key", "mars"}, {"mars", "bridge_orig, tabletop"});
-    check_refused(1, {"act", "--image", image, "--instruction", "go", "--model", model}, {"unnorm_key"});
-    check_refused(1, {"features", "--image", image, "--model", committed() / "vision/dino", "--image-size", "3", "--out", scratch.path("x")}, {"image_size"});
-    check_refused(1, {"features", "--image", image, "--model", model, "--image-size", "56", "--out", scratch.path("x")}, {"image_size"});
+    check_refused(1, {"act", "--image", image, "--instruction", "go", "--model", model}, {"--unnorm-key is "});
+    check_refused(1, {"features", "--image", image, "--model", committed() / "vision/dino", "--image-size", "3", "--out", scratch.path("x")}, {"--image-size is 3"});
+    check_refused(1, {"features", "--image", image, "--model", model, "--image-size", "56", "--out", scratch.path("x")}, {"--image-size is 56"});
+    check_refused(1, {"ask", "--image", image, "--prompt", "a", "--model", words}, {"--image is given", "no eyes"});
     check_refused(1, {"features", "--pixels", image, "--out", scratch.path("x")}, {"image.png"});
     check_refused(1, {"features", "--pixels", committed() / "formats/expected.safetensors", "--out", scratch.path("x")}, {"pixel_values"});
     check_refused(1, {"features", "--image", image, "--out", "/nowhere/x"}, {"/nowhere/x"});
@@ -533,10 +548,8 @@ TEST_CASE("program: work that fails says which file or value, and what is wrong,
     check_refused(1, {"features", "--image", image, "--out", "/dev/null"}, {"/dev/null", "no file"});
     check_refused(1, {"logits", "--ids", "1,999999", "--out", scratch.path("x")}, {"999999"});
     check_refused(1, {"logits", "--image", image, "--model", committed() / "lm/llama-bf16-sharded", "--ids", "1", "--out", scratch.path("x")}, {"no pictures"});
-    check_refused(1, {"preprocess", "--image", image, "--statistics", "mine", "--out", scratch.path("x")}, {"mine", "imagenet, clip, half"});
-    check_refused(1, {"preprocess", "--image", image, "--resize", "squash", "--out", scratch.path("x")}, {"squash", "letterbox"});
     check_refused(1, {"tokenize", "--in", "-"}, {"JSON"}, "[");
-    check_refused(1, {"tokenize", "--in", "-"}, {"array of strings"}, "[1]");
+    check_refused(1, {"tokenize", "--in", "-"}, {"--in is number", "array of strings"}, "[1]");
     check_refused(1, {"detokenize", "--in", "-"}, {"4294967296"}, "[[4294967296]]");
     check_refused(1, {"detokenize", "--in", "-"}, {"ids"}, R"([["a"]])");
     check_refused(1, {"inspect", "/nowhere"}, {"/nowhere"});

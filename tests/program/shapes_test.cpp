@@ -132,7 +132,7 @@ TEST_CASE("program/shapes: what cannot be asked is said in one line") {
     refused(2, {"shapes", "--out", "-", "--describe"}, "standard output");
     refused(2, {"shapes", "--out", "/nowhere/x.jpg"}, "has to end in .png");
     refused(2, {"shapes", "--out-folder", "/tmp", "--split", "fresh"}, "--count");
-    refused(1, {"shapes", "--out-folder", "/tmp", "--kind", "benchmark:none"}, "compositional");
-    refused(1, {"shapes", "--out", "-", "--split", "dev"}, "validation");
+    refused(2, {"shapes", "--out-folder", "/tmp", "--kind", "benchmark:none"}, "compositional");
+    refused(2, {"shapes", "--out", "-", "--split", "dev"}, "validation");
     refused(1, {"shapes", "--out", "/proc/none/a.png"}, "/proc/none/a.png");
 }

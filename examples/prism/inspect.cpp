@@ -86,7 +86,10 @@ Contents inspect_folder(const std::filesystem::path& folder) {
     }
     if (layout == Layout::openvla) contents.architecture = composed(config.text("vision_backbone_id"), config.text("arch_specifier"), config.text("llm_backbone_id"));
     else if (layout == Layout::tower) contents.architecture = config.text("architecture");
-    else contents.architecture = config.has("architectures") ? config.texts("architectures").at(0) : config.text("model_type");
+    else {
+        const auto classes = config.has("architectures") ? config.texts("architectures") : std::vector<std::string>{};
+        contents.architecture = classes.empty() ? config.text("model_type") : classes[0];
+    }
     contents.add(Checkpoint::open(folder).tensors());
     return contents;
 }

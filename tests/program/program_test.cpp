@@ -350,6 +350,16 @@ TEST_CASE("program/inspect: every layout and kind of file, at once") {
     CHECK(run({"inspect", committed() / "vision/dino"}).out.find("blocks.0.attn.qkv.weight") != std::string::npos);
 }
 
+TEST_CASE("program/inspect: a list of architectures may be empty") {
+    const Scratch scratch;
+    Json          config = read_json(committed() / "lm/qwen2/config.json");
+    config["architectures"] = Json::array();
+    const auto weights = std::filesystem::canonical(committed() / "lm/qwen2/model.safetensors");
+    std::filesystem::create_symlink(weights, scratch.path("model.safetensors"));
+    const auto folder = std::filesystem::path(scratch.write("config.json", config.dump())).parent_path();
+    CHECK(run({"inspect", "--json", folder}).json().at("architecture") == "qwen2");
+}
+
 TEST_CASE("program/pack: every command answers from a packed file as it does from the folder, and inspect knows it") {
     const Scratch     scratch;
     const std::string vlm = committed() / "vlm/prism-dinosiglip+7b", vla = committed() / "vlm/openvla-hf", tower = committed() / "vision/dino", llm = committed() / "lm/qwen2";

@@ -5,6 +5,7 @@
 #include "backends.hpp"
 #include "bench_cases.hpp"
 #include "files.hpp"
+#include "options.hpp"
 #include "progress.hpp"
 
 #include <cstdio>
@@ -23,16 +24,28 @@ namespace program {
 template <Backend B>
 struct Machine;
 
+/// The names of cases by their kinds.
+inline void list_cases(const Common& common) {
+    Json all = Json::object();
+    for (const auto& [kind, names] : bench_names()) {
+        all[std::string(kind)] = names;
+        if (common.json) continue;
+        for (const std::string& name : names) std::cout << kind << '/' << name << '\n';
+    }
+    if (common.json) print(all);
+}
+
 template <Backend B>
 void run_on(const Common& common, const Bench& args) {
     using namespace prism;
-    B          be = open_backend<B>(common);
+    if (args.list) return list_cases(common);
     const auto cases = args.cases.empty() ? std::vector<std::string>{"matmul/288x4096x11008", "vision/dinosiglip-vit-so-224px", "prefill/tinyllama-1.1b", "decode/tinyllama-1.1b"}
                                           : args.cases;
+    for (const auto& name : cases) from_options([&] { return bench_case(name); });  // before anything takes time
+    B be = open_backend<B>(common);
     const Dtype       weights = common.weights == "as-stored" ? Machine<B>::weights : format_from_name(common.weights, all_formats{});
     std::string       format;
     with_format(weights, all_formats{}, [&]<class F>(F) { format = F::name; });
-    for (const auto& name : cases) bench_case(name);  // before anything takes time
     const Machine<B> machine = [&] {
         const Progress bar{!common.quiet, "measuring what the machine can do"};
         return Machine<B>{be};

@@ -8,10 +8,12 @@
 #include "prism/fusion/splice.hpp"
 #include "prism/generate/recorded_action.hpp"
 #include "prism/generate/session.hpp"
+#include "prism/io/name_map.hpp"
 #include "prism/lm/known.hpp"
 #include "prism/model/pixels.hpp"
 #include "prism/model/prismatic.hpp"
 #include "prism/model/random.hpp"
+#include "prism/model/registry.hpp"
 #include "prism/vision/towers.hpp"
 
 #include <algorithm>
@@ -365,14 +367,24 @@ void bench_matmul(B& be, std::string_view sizes, const BenchOptions& options, Be
     });
 }
 
-/// "llama2-7b", "tinyllama-1.1b", or an id of Prismatic's.
+/// Language models by names of their own, with the vocabulary that they were published with.
+struct BenchLanguageModel {
+    std::string_view name;
+    LanguageModelConfig (*config)();
+};
+inline constexpr std::array<BenchLanguageModel, 6> bench_language_models{{
+    {"tinyllama-1.1b", [] { return LanguageModelConfig{llama::llama_1b()}; }},
+    {"llama2-7b", [] { return LanguageModelConfig{llama::llama2_7b()}; }},
+    {"llama2-13b", [] { return LanguageModelConfig{llama::llama2_13b()}; }},
+    {"mistral-7b", [] { return LanguageModelConfig{llama::mistral_7b()}; }},
+    {"phi-2", [] { return LanguageModelConfig{phi::phi2()}; }},
+    {"qwen2.5-0.5b", [] { return LanguageModelConfig{llama::qwen25_0_5b()}; }},
+}};
+
+/// One of these, or an id of Prismatic's.
 inline LanguageModelConfig bench_language_model(std::string_view name) {
-    if (name == "tinyllama-1.1b") return llama::llama_1b();
-    if (name == "llama2-7b") return llama::llama2_7b();
-    if (name == "llama2-13b") return llama::llama2_13b();
-    if (name == "mistral-7b") return llama::mistral_7b();
-    if (name == "phi-2") return phi::phi2();
-    if (name == "qwen2.5-0.5b") return llama::qwen25_0_5b();
+    for (const auto& m : bench_language_models)
+        if (m.name == name) return m.config();
     return published_config(language_backbone_from_id(name));
 }
 
@@ -391,6 +403,16 @@ inline std::vector<VitConfig> bench_towers(std::string_view name) {
     return configs;
 }
 
+/// What cases of each kind can be of.
+inline std::vector<std::pair<std::string_view, std::vector<std::string>>> bench_names() {
+    std::vector<std::string> towers{"dinosiglip-224", "dinosiglip-384"}, decoders, policies{"openvla-7b"};
+    for (const auto& b : backbones) towers.emplace_back(b.id);
+    for (const auto& m : bench_language_models) decoders.emplace_back(m.name);
+    for (const auto& m : language_backbones) decoders.emplace_back(m.id);
+    for (const auto& m : registry) policies.emplace_back(m.id);
+    return {{"vision", towers}, {"prefill", decoders}, {"decode", decoders}, {"action", policies}, {"matmul", {"<m>x<k>x<n>"}}};
+}
+
 /// A case by its name: what kind it is, and of what.
 struct BenchCase {
     std::string_view kind, what;
@@ -400,17 +422,25 @@ struct BenchCase {
 inline BenchCase bench_case(std::string_view name) {
     const std::size_t slash = std::min(name.find('/'), name.size());
     const BenchCase   c{name.substr(0, slash), name.substr(std::min(slash + 1, name.size()))};
-    if (c.kind == "vision") bench_backbone(c.what);
-    else if (c.kind == "prefill" || c.kind == "decode") bench_language_model(c.what);
-    else if (c.kind == "action") bench_policy(c.what);
-    else if (c.kind == "matmul") matmul_sizes(c.what);
-    else throw ConfigError{"case", std::string(name), "vision/<backbone>, prefill/<llm>, decode/<llm>, action/<policy>, matmul/<m>x<k>x<n>"};
+    try {
+        if (c.kind == "vision") bench_backbone(c.what);
+        else if (c.kind == "prefill" || c.kind == "decode") bench_language_model(c.what);
+        else if (c.kind == "action") bench_policy(c.what);
+        else if (c.kind == "matmul") matmul_sizes(c.what);
+        else throw ConfigError{"case", std::string(name), "vision/<backbone>, prefill/<llm>, decode/<llm>, action/<policy>, matmul/<m>x<k>x<n>; prism bench --list names all"};
+    } catch (const ConfigError& e) {
+        if (e.key == "case") throw;
+        std::vector<std::string> names;
+        for (const auto& [kind, of_kind] : bench_names())
+            if (kind == c.kind) names = of_kind;
+        const auto near = nearest_name(c.what, names);
+        throw ConfigError{"case", std::string(name), "what prism bench --list names" + (near ? ", perhaps " + std::string(c.kind) + '/' + *near : "")};
+    }
     return c;
 }
 
 /// Runs one case: vision/<vision backbone id>, prefill/<language model>, decode/<language model>, action/openvla-7b,
-/// matmul/<m>x<k>x<n>. Language models go by Prismatic's ids or as llama2-7b, llama2-13b, mistral-7b, phi-2, qwen2.5-0.5b,
-/// tinyllama-1.1b. Weights are made in memory in their format. Throws ConfigError for other names.
+/// matmul/<m>x<k>x<n>, as bench_names() has them. Weights are made in memory in their format. Throws ConfigError for other names.
 template <Backend B>
 BenchResult run_bench(B& be, std::string_view name, const BenchOptions& options = {}) {
     BenchResult result{.name = std::string(name), .weights = options.weights};

@@ -99,6 +99,7 @@ struct Train {
 struct Bench {
     std::vector<std::string> cases;  // none: a selection
     std::size_t              runs = 5;
+    bool                     list = false;  // of cases, in place of timing any
 };
 
 struct Shapes {

@@ -248,8 +248,9 @@ int main(int argc, char** argv) {
     Bench bench;
     c = add(app, common, bench, work, "bench", "Time parts of models on random weights, beside the limits of this machine",
             "prism bench --case decode/llama2-7b --weights q4\n  prism bench --case action/openvla-7b --weights bf16 --backend cuda");
-    c->add_option("--case", bench.cases, "vision/<backbone id>, prefill/<language model>, decode/<language model>, action/openvla-7b or matmul/<m>x<k>x<n>; "
+    c->add_option("--case", bench.cases, "vision/<backbone>, prefill/<language model>, decode/<language model>, action/<policy> or matmul/<m>x<k>x<n>, as --list names them; "
                                          "default: one of each but an action")->take_all();
+    c->add_flag("--list", bench.list, "Only say what cases there are, a line each");
     c->add_option("--runs", bench.runs, "Timed runs of each case, after one that is not timed")->check(CLI::Range(1, 1000))->capture_default_str();
 
     Shapes shapes;

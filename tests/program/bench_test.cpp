@@ -61,6 +61,15 @@ TEST_CASE("program/bench: each kind of case is timed on a device, in parts that 
     CHECK(json.at("gpu").at("driver") == "13.0");
 }
 
+TEST_CASE("program/bench: every case that is listed is one") {
+    for (const auto& [kind, names] : program::bench_names())
+        for (const std::string& name : names)
+            if (kind != "matmul") CHECK(program::bench_case(std::string(kind) + '/' + name).kind == kind);
+    CHECK(program::bench_case("matmul/1x2x3").what == "1x2x3");
+    CHECK(program::bench_case("action/Prism-CLIP 7B").kind == "action");  // as a paper calls it
+    CHECK_THROWS_WITH_AS(program::bench_case("prefill/lama2-7b"), doctest::Contains("perhaps prefill/llama2-7b"), ConfigError);
+}
+
 TEST_CASE("program/bench: limits of GPUs are their data sheets', and of others by their parts") {
     const auto limits = [](std::string name, int major, int minor, int n, double ghz, double gb) {
         return program::gpu_limits({.name = std::move(name), .major = major, .minor = minor, .n_processors = n, .clock_hz = 1e9 * ghz, .memory_bytes_per_second = 1e9 * gb});

@@ -360,6 +360,17 @@ TEST_CASE("program/inspect: a list of architectures may be empty") {
     CHECK(run({"inspect", "--json", folder}).json().at("architecture") == "qwen2");
 }
 
+TEST_CASE("program/bench: cases are listed, and help says how") {
+    CHECK(run({"bench", "--help"}).out.find("--list") != std::string::npos);
+    const Json  all = run({"bench", "--list", "--json"}).json();
+    std::string lines;
+    for (const char* kind : {"vision", "prefill", "decode", "action", "matmul"})
+        for (const Json& name : all.at(kind)) lines += std::string(kind) + '/' + name.get<std::string>() + '\n';
+    CHECK(run({"bench", "--list"}).out == lines);
+    for (const char* name : {"vision/dinosiglip-224\n", "vision/siglip-vit-so400m\n", "prefill/llama2-7b\n", "decode/tinyllama-1.1b\n", "decode/vicuna-v15-7b\n", "action/openvla-7b\n"})
+        CHECK(lines.find(name) != std::string::npos);
+}
+
 TEST_CASE("program/pack: every command answers from a packed file as it does from the folder, and inspect knows it") {
     const Scratch     scratch;
     const std::string vlm = committed() / "vlm/prism-dinosiglip+7b", vla = committed() / "vlm/openvla-hf", tower = committed() / "vision/dino", llm = committed() / "lm/qwen2";
@@ -493,6 +504,10 @@ TEST_CASE("program: questions that cannot be asked are usage errors") {
     check_refused(2, {"chat", "--top-k=-2"}, {"--top-k is -2"});
     check_refused(2, {"preprocess", "--image", small_image(), "--statistics", "mine", "--out", "x"}, {"--statistics is mine", "imagenet, clip, half"});
     check_refused(2, {"preprocess", "--image", small_image(), "--resize", "squash", "--out", "x"}, {"--resize is squash", "letterbox"});
+    check_refused(2, {"bench", "--case", "vision/clip-vit-1"}, {"--case is vision/clip-vit-1", "prism bench --list", "perhaps vision/clip-vit-"});
+    check_refused(2, {"bench", "--case", "decode/something-else"}, {"--case", "prism bench --list"});
+    check_refused(2, {"bench", "--case", "fly"}, {"--case is fly", "vision/<backbone>"});
+    check_refused(2, {"bench", "--case", "matmul/2x3"}, {"--case", "<m>x<k>x<n>"});
     check_refused(2, {"ask", "--prompt", "a", "--backend", "cuda", "--isa", "avx2"}, {"--isa avx2", "cpu"});
     check_refused(2, {"train", "config.json", "--backend", "cuda"}, {"cuda", "cpu"});
     check_refused(2, {"ask", "--prompt", "a", "--max-new-tokens", "0"}, {"--max-new-tokens"});

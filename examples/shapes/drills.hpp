@@ -22,6 +22,13 @@ struct Drill {
     std::string given, answer;
 };
 
+enum class DrillKind { looks, box, edge, count, exists, pair, relation, neighbour, end, text, arrow, alike };
+
+/// How often each kind is tried, in the order of `DrillKind`; many scenes have no text and no arrow.
+struct DrillMixture {
+    std::array<int, 12> weights{26, 8, 16, 16, 14, 12, 10, 9, 6, 4, 30, 0};
+};
+
 namespace detail {
 
 /// A place without what all places share: "12345678" is "[0.12, 0.34, 0.56, 0.78]".
@@ -56,9 +63,6 @@ inline std::string compared(const Object& a, const Object& b) {
     add(a.shape == b.shape ? "same shape" : "different shape");
     return words;
 }
-
-enum class DrillKind { looks, box, edge, count, exists, pair, relation, neighbour, end, text, arrow };
-inline constexpr std::array<int, 11> drill_weights{26, 8, 16, 16, 14, 12, 10, 9, 6, 4, 30};
 
 /// What is asked in a few words, and nothing where the scene does not permit it.
 inline std::optional<Drill> drill(const Scene& scene, DrillKind kind, Random& random) {
@@ -120,6 +124,14 @@ inline std::optional<Drill> drill(const Scene& scene, DrillKind kind, Random& ra
             if (!found) return std::nullopt;
             return Drill{"the " + std::string(place_names[static_cast<std::size_t>(place)]) + ' ' + said.text(), unsaid(*found, said)};
         }
+        case DrillKind::alike: {
+            const bool color = random.percent(50), truth = random.percent(50), turned = random.percent(50);
+            const auto relation = color ? turned ? Relation::different_color : Relation::same_color : turned ? Relation::different_shape : Relation::same_shape;
+            const auto pair = pair_with(scene, relation, truth, random);
+            if (!pair) return std::nullopt;
+            if (random.percent(50)) return Drill{(color ? "color of the " : "shape of the ") + pair->a + " and the " + pair->b, truth != turned ? "same" : "different"};
+            return Drill{"the " + pair->a + ' ' + std::string(to_string(relation)) + " the " + pair->b, truth ? "Yes" : "No"};
+        }
         default: {
             const Object& other = random.pick(scene.objects);
             const auto    a = unique_looks(scene, o, random), b = unique_looks(scene, other, random);
@@ -132,13 +144,13 @@ inline std::optional<Drill> drill(const Scene& scene, DrillKind kind, Random& ra
 }  // namespace detail
 
 /// Up to `n` drills about one picture, no two of which are given the same, and no box twice.
-inline std::vector<Drill> drills(const Scene& scene, std::size_t n) {
+inline std::vector<Drill> drills(const Scene& scene, std::size_t n, const DrillMixture& mixture = {}) {
     using namespace detail;
     std::vector<Drill> all;
     if (scene.damage != Damage::none) return all;
     Random random{scene.seed, scene.id, Purpose::questions};
     for (int attempt = 0; all.size() < n && attempt < 100; ++attempt) {
-        auto d = drill(scene, static_cast<DrillKind>(random.weighted(drill_weights)), random);
+        auto d = drill(scene, static_cast<DrillKind>(random.weighted(mixture.weights)), random);
         if (!d || std::ranges::find(all, d->given, &Drill::given) != all.end()) continue;
         if (d->answer.size() != 8 || d->answer[0] > '9' || std::ranges::find(all, d->answer, &Drill::answer) == all.end()) all.push_back(std::move(*d));
     }

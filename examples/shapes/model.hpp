@@ -14,12 +14,14 @@
 #include "prism/model/random.hpp"
 #include "prism/train/arena.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 namespace prism::shapes {
@@ -66,6 +68,32 @@ inline Pretrained<Cpu> fresh_model(Cpu& be, std::uint64_t seed, const Profile& p
     randomise(be, p.model, {.seed = seed, .spread = 0.06f});
     begin_with_likeness(be, p.model.llm);
     return p;
+}
+
+/// The same model with a deeper decoder: behind each block that `behind` names, in order, follows a copy of it which adds nothing
+/// yet, because what it writes back is 0. It answers as before until it is trained.
+inline Pretrained<Cpu> deeper(Cpu& be, Pretrained<Cpu>& p, std::span<const std::size_t> behind) {
+    PrismaticConfig c = p.model.config;
+    auto&           llm = std::get<LlamaConfig>(c.llm);
+    std::vector<std::size_t> from;  // the block that each one copies
+    for (std::size_t i = 0; i < llm.n_layers; ++i) from.insert(from.end(), 1 + static_cast<std::size_t>(std::ranges::count(behind, i)), i);
+    llm.n_layers = from.size();
+    Pretrained<Cpu> grown{.layout = p.layout, .model = Prismatic<Cpu>{c}, .tokenizer = p.tokenizer, .prompt_style = p.prompt_style};
+    const auto      all = [](std::string_view) { return true; };
+    const Arena<Cpu> old{be, arena_layout(p.model, all)}, values{be, arena_layout(grown.model, all)};
+    old.copy(be, p.model), values.bind(grown.model);
+    constexpr std::string_view blocks = ".layers.";
+    for (const Slot& to : values.layout().slots) {
+        std::string name = to.name;
+        bool        silent = false;
+        if (const auto at = name.find(blocks); at != name.npos) {
+            const std::size_t number = at + blocks.size(), end = name.find('.', number), i = std::stoul(name.substr(number, end - number));
+            name.replace(number, end - number, std::to_string(from[i]));
+            silent = i > 0 && from[i] == from[i - 1] && (name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight"));
+        }
+        if (!silent) std::ranges::copy(old.values(*old.layout().find(name)).span(), values.values(to).data());
+    }
+    return grown;
 }
 
 /// The features of one picture at a time. The tower has to stay where it is.

@@ -31,14 +31,14 @@ struct Part {
 
 /// All that decides what a world shows and asks. (A member that is added has to be named here, or this does not compile.)
 inline Json settings_of(const World& world) {
-    const auto& [seed, questions, text_percent, plain_first, plain_later, mixture, captions, drill_percent, n_drills, most_objects] = world;
+    const auto& [seed, questions, text_percent, plain_first, plain_later, mixture, captions, drill_percent, n_drills, drill_mixture, most_objects] = world;
     const auto& [spatial_percent, count_percent, label_percent] = captions;
     return {{"seed", seed}, {"questions", questions}, {"text_percent", text_percent}, {"plain_first", plain_first}, {"plain_later", plain_later}, {"mixture", mixture.weights},
-            {"captions", {spatial_percent, count_percent, label_percent}}, {"drill_percent", drill_percent}, {"n_drills", n_drills}, {"most_objects", most_objects}};
+            {"captions", {spatial_percent, count_percent, label_percent}}, {"drill_percent", drill_percent}, {"n_drills", n_drills}, {"drill_mixture", drill_mixture.weights}, {"most_objects", most_objects}};
 }
 inline Json settings_of(const TowerOptions& options) {
-    const auto& [batch, steps, rate, weight_decay, seed] = options;
-    return {{"batch", batch}, {"steps", steps}, {"rate", rate}, {"weight_decay", weight_decay}, {"seed", seed}};
+    const auto& [batch, steps, rate, weight_decay, seed, alike] = options;
+    return {{"batch", batch}, {"steps", steps}, {"rate", rate}, {"weight_decay", weight_decay}, {"seed", seed}, {"alike", alike}};
 }
 inline Json settings_of(const DistilledOptions& options) {
     const auto& [batch, steps, rate, weight_decay, seed, d_hidden, d_common, n_prototypes, asked, holes, shift, brightness, student_temperature, teacher_temperature, momentum] = options;

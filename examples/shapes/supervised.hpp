@@ -1,5 +1,6 @@
 // A tower that is told what is where: for each patch of a picture the looks and the box of the object there, whether an
-// object's middle lies in it, and the character that is written there.
+// object's middle lies in it, and the character that is written there; and, where that is asked for, how many objects look like
+// the one there.
 //
 //     SupervisedTrainer trainer{cpu, composition().towers[0], {.batch = 64, .steps = 1500}};
 //     for (std::size_t k = 0; k < 1500; ++k) trainer.step(examples_of(k));
@@ -9,6 +10,7 @@
 // them here is thrown away.
 #pragma once
 
+#include "phrase.hpp"
 #include "pretraining.hpp"
 
 #include "prism/model/prismatic.hpp"
@@ -29,10 +31,20 @@
 namespace prism::shapes {
 
 /// What a supervised tower says of a patch, in columns of its head.
-enum class Patch : std::uint8_t { color, shape, size, texture, middles, letter, blurred };
-inline constexpr std::size_t                          n_patch_classes = 7;
-inline constexpr std::array<std::size_t, n_patch_classes> patch_classes{9, 6, 2, 2, 3, label_letters.size() + 1, 2};
-inline constexpr std::array<std::string_view, n_patch_classes> patch_class_names{"color", "shape", "size", "texture", "middles", "letter", "blurred"};
+enum class Patch : std::uint8_t { color, shape, size, texture, middles, letter, blurred, alike };
+/// What objects may have in common with the one at a patch, to be counted: nothing, one property, two. Questions count no more.
+inline constexpr std::array<unsigned, 11> alike_in{0, has_shape, has_color, has_size, has_texture, has_shape | has_color, has_shape | has_size,
+                                                   has_shape | has_texture, has_color | has_size, has_color | has_texture, has_size | has_texture};
+inline constexpr std::size_t              most_alike = 7;  // as many, or more
+inline constexpr std::size_t              n_looks = static_cast<std::size_t>(Patch::alike), n_patch_classes = n_looks + alike_in.size();
+inline constexpr std::array<std::size_t, n_patch_classes> patch_classes = [] {
+    std::array<std::size_t, n_patch_classes> classes{9, 6, 2, 2, 3, label_letters.size() + 1, 2};
+    for (std::size_t k = n_looks; k < n_patch_classes; ++k) classes[k] = most_alike + 1;
+    return classes;
+}();
+inline constexpr std::array<std::string_view, n_patch_classes> patch_class_names{
+    "color", "shape", "size", "texture", "middles", "letter", "blurred", "how many", "of its shape", "of its color", "of its size", "of its texture",
+    "shape and color", "shape and size", "shape and texture", "color and size", "color and texture", "size and texture"};
 /// And where the edges of the object's box are, and the middle of the patch itself: in patches from the middle of the picture.
 /// Without the second a tower forgets where a patch is, and nothing behind it knows left from right.
 inline constexpr std::size_t n_edges = 4, n_places = n_edges + 2;
@@ -44,8 +56,8 @@ struct PatchTruth {
 };
 
 /// The last class of color is "none", that of letter as well. An object belongs to a patch of which its box covers at least
-/// an eighth, more than any other's; patches that are hardly touched are not asked about.
-inline void add_truth(const Scene& scene, std::size_t rows, std::size_t columns, PatchTruth& to) {
+/// an eighth, more than any other's; patches that are hardly touched are not asked about. `alike`: counts are asked for, too.
+inline void add_truth(const Scene& scene, std::size_t rows, std::size_t columns, PatchTruth& to, bool alike = false) {
     const auto none = static_cast<std::int32_t>(color_names.size()), no_letter = static_cast<std::int32_t>(label_letters.size());
     const int  width = scene.width * px, height = scene.height * px;
     const auto at = [](std::size_t i, std::size_t n, int side) { return static_cast<int>(i) * side / static_cast<int>(n); };
@@ -78,6 +90,9 @@ inline void add_truth(const Scene& scene, std::size_t rows, std::size_t columns,
                 else if (most * 8 >= patch.area()) {
                     set(Patch::color, found->color), set(Patch::size, found->size), set(Patch::texture, found->texture);
                     if (!found->cut) set(Patch::shape, found->shape);
+                    if (alike && scene.damage == Damage::none)
+                        for (std::size_t k = 0; k < alike_in.size(); ++k)
+                            label[n_looks + k] = static_cast<std::int32_t>(std::min(most_alike, looks_of(*found, alike_in[k]).count(scene)));
                 }
             }
             for (std::size_t k = 0; k < n_patch_classes; ++k) to.labels[k].push_back(label[k]);
@@ -103,11 +118,11 @@ inline PatchTruth joined(std::vector<PatchTruth> truths) {
 
 /// Draws a batch, and returns the truth about it.
 template <class SceneOf>
-PatchTruth draw_with_truth(Cpu& be, Pictures& pictures, std::size_t batch, std::size_t grid, SceneOf&& scene) {
+PatchTruth draw_with_truth(Cpu& be, Pictures& pictures, std::size_t batch, std::size_t grid, SceneOf&& scene, bool alike = false) {
     std::vector<PatchTruth> truths(batch);
     pictures.draw(be, batch, [&](std::size_t i) {
         Scene s = scene(i);
-        add_truth(s, grid, grid, truths[i]);
+        add_truth(s, grid, grid, truths[i], alike);
         return s;
     });
     return joined(std::move(truths));
@@ -200,13 +215,15 @@ struct TowerOptions {
     std::size_t   batch = 64, steps = 1500;
     double        rate = 1.5e-3, weight_decay = 0.05;
     std::uint64_t seed = 7;
+    bool          alike = false;  // whether a supervised tower counts
 };
 
 class SupervisedTrainer {
 public:
-    SupervisedTrainer(Cpu& be, const TowerConfig& tower, TowerOptions options)
+    /// Begins with the parameters of `from`, where one is given.
+    SupervisedTrainer(Cpu& be, const TowerConfig& tower, TowerOptions options, const Vit<Cpu>* from = nullptr)
         : be_(&be), options_(options), pictures_({tower.transform}), model_(tower.vit), grads_(tower.vit),
-          optimizer_((randomise(be, model_, {.seed = options.seed, .spread = 0.06f}), be), model_, [this](std::string_view name) { return model_.trained(name); },
+          optimizer_((begin(be, from), be), model_, [this](std::string_view name) { return model_.trained(name); },
                      {.lr = options.rate, .beta2 = 0.95, .weight_decay = options.weight_decay, .total_steps = options.steps}),
           tape_({.replay = false}), ws_(be, workspace_bytes()) {
         optimizer_.gradients().bind(grads_);
@@ -222,7 +239,7 @@ public:
     /// The same without learning from them; see right().
     template <class SceneOf>
     double look(SceneOf&& scene, Supervised<Cpu>* grads = nullptr) {
-        const PatchTruth truth = draw_with_truth(*be_, pictures_, options_.batch, model_.config.grid(), scene);
+        const PatchTruth truth = draw_with_truth(*be_, pictures_, options_.batch, model_.config.grid(), scene, options_.alike);
         tape_.restart();
         return supervised_pass<Cpu>(*be_, ws_, model_, pictures_.view(), truth, tape_, grads, &right_);
     }
@@ -234,6 +251,10 @@ public:
     void                   set_steps(std::uint64_t n) { optimizer_.set_steps(n); }
 
 private:
+    void begin(Cpu& be, const Vit<Cpu>* from) {
+        randomise(be, model_, {.seed = options_.seed, .spread = 0.06f});
+        if (from) share_parameters(*from, model_.tower);  // the optimiser makes copies
+    }
     std::size_t workspace_bytes() const {
         const std::size_t side = model_.config.image_size, grid = model_.config.grid();
         PatchTruth        truth;

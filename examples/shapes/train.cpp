@@ -26,6 +26,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -95,20 +96,20 @@ shapes::ProbeReport print_probes(Cpu& cpu, const Prismatic<Cpu>& vlm, std::size_
     return r;
 }
 
-/// Looks and places, patch by patch.
-void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, Options& o) {
-    const shapes::TowerOptions options{.steps = o.steps(3000), .seed = o.seed + tower};
-    const World                world{.seed = 0};
-    shapes::SupervisedTrainer  trainer{cpu, vlm.config.towers[tower], options};
-    run_part({o.folder / "supervised.state", "supervised tower", options.steps}, o.recipe.part({{"part", "supervised"}, {"options", settings_of(options)}, {"world", settings_of(world)}}), trainer,
+/// Looks and places, patch by patch; or, of a tower that knows them, also how many objects are alike.
+void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const std::string& part, const shapes::TowerOptions& options, Options& o) {
+    const World               world{.seed = 0};
+    shapes::SupervisedTrainer trainer{cpu, vlm.config.towers[tower], options, options.alike ? &vlm.towers[tower] : nullptr};
+    run_part({o.folder / (part + ".state"), part + " tower", options.steps}, o.recipe.part({{"part", part}, {"options", settings_of(options)}, {"world", settings_of(world)}}), trainer,
              [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); }); });
     trainer.look([&](std::size_t i) { return world.scene(Split::validation, i); });
-    std::printf("supervised tower: right of held-out patches:");
-    for (std::size_t k = 0; k < shapes::n_patch_classes; ++k) std::printf(" %s %.1f %%", std::string(shapes::patch_class_names[k]).c_str(), 100 * trainer.right()[k]);
+    std::printf("%s tower: right of held-out patches:", part.c_str());
+    for (std::size_t k = 0; k < (options.alike ? shapes::n_patch_classes : shapes::n_looks); ++k) std::printf("%s %s %.1f %%", k ? "," : "", std::string(shapes::patch_class_names[k]).c_str(), 100 * trainer.right()[k]);
     std::puts("");
     vlm.towers[tower] = std::move(trainer.tower());
     const auto probes = print_probes(cpu, vlm, tower);
     expect(o, "colour of objects", probes.color, 0.95), expect(o, "shape of objects", probes.shape, 0.95);
+    if (options.alike) expect(o, "number of objects of one color, of held-out patches,", trainer.right()[static_cast<std::size_t>(shapes::Patch::alike) + 2], 0.85);
 }
 
 /// What people say of pictures, on top of what the other tower knows.
@@ -188,7 +189,8 @@ void train(Cpu& cpu, Options& o) {
     std::filesystem::create_directories(o.folder);
     o.recipe = shapes::Recipe{{{"seed", o.seed}, {"compute", cpu.compute() == Compute::fast ? "fast" : "exact"}}};
     auto model = shapes::fresh_model(cpu, o.seed);
-    train_supervised(cpu, model.model, 0, o);
+    const std::uint64_t seed = o.seed;
+    train_supervised(cpu, model.model, 0, "supervised", {.steps = o.steps(3000), .seed = seed}, o);
     shapes::copy_parameters(cpu, model.model.towers[0], model.model.towers[1]);
     train_contrastive(cpu, model.model, 1, o);
     train_language(cpu, model.model.llm, o);
@@ -211,6 +213,12 @@ void train(Cpu& cpu, Options& o) {
     World last = lesson(50, 8, everything, 15, 2);
     last.plain_first = 30, last.plain_later = 60;
     train_answers(cpu, model, {"all", Stage::full_finetune, last, 4300, 6e-4, true, 0.95}, o);
+
+    train_supervised(cpu, model.model, 0, "counting", {.steps = o.steps(2600), .rate = 1.2e-3, .seed = seed, .alike = true}, o);
+    model = shapes::deeper(cpu, model, std::array<std::size_t, 2>{1, 3});
+    last.mixture = shapes::Mixture{{14, 20, 14, 6, 5, 40, 8, 40, 6, 8, 10, 12, 10, 8, 8, 4, 4, 8, 4, 4}};
+    last.drill_percent = 60, last.drill_mixture = {{18, 4, 8, 34, 8, 10, 12, 10, 10, 6, 16, 34}};
+    train_answers(cpu, model, {"deeper", Stage::finetune, last, 2000, 6e-4, true, 0.95}, o);
     store_as(cpu, model.model, Dtype::q8);
     const auto packed = o.folder / "model.prism";
     std::printf("%s: %llu bytes\n", packed.string().c_str(), static_cast<unsigned long long>(pack(packed, model)));

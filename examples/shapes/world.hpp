@@ -54,6 +54,7 @@ struct World {
     CaptionOptions captions{};
     std::uint32_t  drill_percent = 0;  // rows of drills in place of conversations
     std::size_t    n_drills = 24;
+    DrillMixture   drill_mixture{};
     std::size_t    most_objects = 15;  // of a scene: with fewer the others are left out, which is where to begin with learning
 
     Scene scene(Split split, std::uint64_t index) const {
@@ -73,7 +74,7 @@ struct World {
         }
         row.scene = scene(split, index);
         if (drill_percent > 0 && random.percent(drill_percent))
-            for (Drill& d : drills(*row.scene, n_drills)) row.add((row.terse ? "" : "<image>\n") + std::move(d.given), std::move(d.answer)), row.terse = true;
+            for (Drill& d : drills(*row.scene, n_drills, drill_mixture)) row.add((row.terse ? "" : "<image>\n") + std::move(d.given), std::move(d.answer)), row.terse = true;
         if (row.terse) return row;
         for (Question& q : conversation(*row.scene, questions, mixture)) {
             const bool first = row.turns.empty();

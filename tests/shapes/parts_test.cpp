@@ -8,8 +8,12 @@
 #include "shapes/text.hpp"
 #include "shapes/world.hpp"
 
+#include "prism/generate/ask_batch.hpp"
+
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <memory>
@@ -38,7 +42,7 @@ TEST_CASE("shapes/supervised: the truth about a patch is what the scene has ther
     for (std::size_t i = 0; i < 200; ++i) {
         const shapes::Scene scene = shapes::make_scene(0, {Split::train, i});
         shapes::PatchTruth  truth;
-        add_truth(scene, 9, 9, truth);
+        add_truth(scene, 9, 9, truth, i % 2 == 0);
         REQUIRE(truth.edges.size() == 81);
         int middles = 0;
         for (std::size_t p = 0; p < 81; ++p) {
@@ -56,6 +60,11 @@ TEST_CASE("shapes/supervised: the truth about a patch is what the scene has ther
                 CHECK(label(Patch::size) == static_cast<int>(o->size));
                 CHECK(label(Patch::texture) == static_cast<int>(o->texture));
                 if (!o->cut) CHECK(label(Patch::shape) == static_cast<int>(o->shape));
+                const bool counted = i % 2 == 0 && scene.damage == shapes::Damage::none;
+                const auto alike = [&](auto&& same) { return counted ? static_cast<int>(std::min<std::ptrdiff_t>(7, std::ranges::count_if(scene.objects, same))) : ignored_label; };
+                CHECK(truth.labels[shapes::n_looks][p] == alike([](const auto&) { return true; }));
+                CHECK(truth.labels[shapes::n_looks + 2][p] == alike([&](const auto& other) { return other.color == o->color; }));
+                CHECK(truth.labels[shapes::n_patch_classes - 1][p] == alike([&](const auto& other) { return other.size == o->size && other.texture == o->texture; }));
                 const double x1 = (0.5 + static_cast<double>(truth.edges[p][0]) / 9) * scene.width * shapes::px;
                 CHECK(std::abs(x1 - o->box().x1) < 3);  // sixteenths of a pixel
             }
@@ -79,7 +88,7 @@ TEST_CASE("shapes/supervised: gradients are those of the loss") {
     for (std::size_t i = 0; i < n; ++i) {
         const shapes::Scene scene = shapes::make_scene(0, {Split::train, i});
         tiny_tower().transform.apply(draw(scene), {pixels.data() + i * 3 * side * side, {3, side, side}});
-        add_truth(scene, 6, 6, truth);
+        add_truth(scene, 6, 6, truth, true);
     }
     Workspace<Cpu> ws{be, std::size_t{16} << 20};
     Tape<Cpu>      tape{{.replay = false}};
@@ -132,6 +141,18 @@ TEST_CASE("shapes/part: towers and language learn, and a part that was killed go
     tower->look([&](std::size_t i) { return world.scene(Split::validation, i); });
     MESSAGE("colours of patches: " << tower->right()[0]);
     CHECK(tower->right()[0] > 0.8);  // always "none": 0.63
+
+    Vit<Cpu>                  known{tiny_tower().vit};
+    shapes::copy_parameters(be, tower->tower(), known);
+    shapes::SupervisedTrainer counting{be, tiny_tower(), {.batch = 16, .steps = 60, .rate = 4e-3, .alike = true}, &known};
+    double                    first = 0, last = 0;
+    for (std::size_t k = 0; k < 60; ++k) {
+        const double loss = counting.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); });
+        (k < 10 ? first : last) += k < 10 || k >= 50 ? loss / 10 : 0;
+    }
+    MESSAGE("loss of counts " << first << " -> " << last << "; numbers of one color " << counting.right()[shapes::n_looks + 2]);
+    CHECK(last < 0.9 * first);
+    CHECK(counting.right()[0] > 0.7);  // colours are not forgotten
 
     const LlamaConfig                            decoder = std::get<LlamaConfig>(shapes::composition({.width = 64, .layers = 2, .heads = 2}).llm);
     std::vector<std::unique_ptr<LanguageModel<Cpu>>> models;
@@ -207,6 +228,32 @@ TEST_CASE("shapes/pictures: a batch is what each tower would have been given pic
             }
         }
     }
+}
+
+TEST_CASE("shapes/model: a deeper decoder answers as before, and has the blocks that were asked for") {
+    Cpu  be{{.threads = 2}};
+    auto p = shapes::fresh_model(be, 3, {.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2, .width = 64, .layers = 3, .heads = 2});
+    auto grown = shapes::deeper(be, p, std::array<std::size_t, 3>{0, 2, 2});
+    CHECK(std::get<LlamaConfig>(grown.model.config.llm).n_layers == 6);
+    const Image                        picture = shapes::draw(shapes::make_scene(0, {Split::train, 1}));
+    const std::vector<prism::Question> asked{{&picture, "What color is the star?"}, {&picture, "How many shapes are there?"}, {&picture, "Is there a red circle?"}};
+    const auto answers = [&](const Pretrained<Cpu>& model) {
+        std::string all;
+        for (const Answer& a : ask_batch(be, model.model, chat_parts(model, 512), asked, {.max_new_tokens = 12})) all += a.text + '\n';
+        return all;
+    };
+    CHECK(answers(p).size() > 20);
+    CHECK(answers(grown) == answers(p));
+    const auto values = [&](const Pretrained<Cpu>& model, const std::string& name) {
+        const Arena<Cpu> one{be, arena_layout(model.model, [&](std::string_view n) { return n.ends_with(name); })};
+        REQUIRE(one.layout().slots.size() == 1);
+        one.copy(be, model.model);
+        return std::vector<float>(one.values().span().begin(), one.values().span().end());
+    };
+    CHECK(values(grown, ".layers.1.self_attn.q_proj.weight") == values(p, ".layers.0.self_attn.q_proj.weight"));
+    CHECK(values(grown, ".layers.2.mlp.down_proj.weight") == values(p, ".layers.1.mlp.down_proj.weight"));
+    for (const char* silent : {".layers.1.self_attn.o_proj.weight", ".layers.4.mlp.down_proj.weight", ".layers.5.mlp.down_proj.weight"})
+        CHECK(std::ranges::all_of(values(grown, silent), [](float v) { return v == 0; }));
 }
 
 TEST_CASE("shapes/model: features are centred without losing a difference, and the projector learns to name what is there") {

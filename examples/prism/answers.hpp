@@ -155,6 +155,7 @@ void run_on(const Common& common, const Ask& args) {
     auto        parts = parts_of(model);
     if (llm) parts.raw_has_control_tokens = args.raw;
     const bool raw = args.raw || llm;
+    if (vlm && n_images == 0) note(common, "no --image given: it is asked without a picture");
 
     std::vector<Question> questions;
     std::size_t           n_tokens = 0;
@@ -244,12 +245,13 @@ void run_on(const Common& common, const Chat& args) {
     }
 }
 
-/// The choices of "a, b, c", without the spaces around them. Throws UsageError unless they are different texts.
-inline std::vector<std::string> choices_of(std::string_view list) {
+/// The choices of "a, b, c", without the spaces around them unless those are `kept`. Throws UsageError unless they are different texts.
+inline std::vector<std::string> choices_of(std::string_view list, bool kept) {
     std::vector<std::string> choices;
     for (std::size_t at = 0, end = 0; end != list.npos; at = end + 1) {
         end = list.find(',', at);
-        choices.emplace_back(unicode::strip(list.substr(at, end - at)));
+        const std::string_view choice = list.substr(at, end - at);
+        choices.emplace_back(kept ? choice : unicode::strip(choice));
     }
     for (const auto& choice : choices)
         if (choice.empty() || std::ranges::count(choices, choice) > 1)
@@ -260,7 +262,7 @@ inline std::vector<std::string> choices_of(std::string_view list) {
 template <Backend B>
 void run_on(const Common& common, const Score& args) {
     if (!args.raw) expect_text("--prompt", args.prompt);
-    const auto choices = choices_of(args.choices);
+    const auto choices = choices_of(args.choices, args.raw);
     std::optional<Image> image;
     if (!args.image.empty()) image = open_picture(common, args.image);
     B           be = open_backend<B>(common);

@@ -439,7 +439,7 @@ inline BenchCase bench_case(std::string_view name) {
     return c;
 }
 
-/// Runs one case: vision/<vision backbone id>, prefill/<language model>, decode/<language model>, action/openvla-7b,
+/// Runs one case: vision/<vision backbone id>, prefill/<language model>, decode/<language model>, action/<policy>,
 /// matmul/<m>x<k>x<n>, as bench_names() has them. Weights are made in memory in their format. Throws ConfigError for other names.
 template <Backend B>
 BenchResult run_bench(B& be, std::string_view name, const BenchOptions& options = {}) {

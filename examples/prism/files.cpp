@@ -1,4 +1,5 @@
 #include "files.hpp"
+#include "options.hpp"
 
 #include "prism/image/read.hpp"
 #include "prism/io/checkpoint.hpp"
@@ -39,9 +40,7 @@ void expect_text(const char* option, std::string_view text) {
 }
 
 void expect_png(const char* option, const std::filesystem::path& path) {
-    std::string ending = path.extension().string();
-    for (char& c : ending)
-        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    const std::string ending = prism::unicode::lower(path.extension().string());
     if (!ending.empty() && ending != ".png") throw UsageError{std::string(option) + ' ' + path.string() + ": pictures are written as PNG, so the name has to end in .png"};
 }
 
@@ -66,9 +65,8 @@ std::vector<std::string> unknown_words(const prism::Tokenizer& words, std::strin
 
 void note_unknown_words(const Common& common, const prism::Tokenizer& words, std::string_view text) {
     if (!common.model.empty() || common.json || common.quiet) return;
-    std::string all;
-    for (const std::string& word : unknown_words(words, text)) all += (all.empty() ? "" : ", ") + word;
-    if (!all.empty()) note(common, "the small model does not know: " + all + " (it has some 300 words, in American spelling; prism shapes --questions shows what it is asked)");
+    if (const std::string all = joined(unknown_words(words, text)); !all.empty())
+        note(common, "the small model does not know: " + all + " (it has some 300 words, in American spelling; prism shapes --questions shows what it is asked)");
 }
 
 void print(const prism::Json& json) { std::cout << json.dump(-1, ' ', false, prism::Json::error_handler_t::replace) << '\n'; }

@@ -79,7 +79,8 @@ CLI::App* add(CLI::App& app, Common& common, Args& args, std::function<void()>& 
 }
 
 void add_model(CLI::App* c, Common& common) {
-    c->add_option("--model", common.model, "Folder of a model, or one packed file; default: the small one of the shapes world");
+    c->add_option("--model", common.model, "Folder of a model, or one packed file; default: the small one of the shapes world (act: a policy with random weights)")
+        ->check([](const std::string& path) { return path.empty() ? std::string("is empty") : std::string(); }, "");
     c->add_option("--vision-dir", common.vision_dir, "Vision towers of a run folder, when not in its vision/; or the mmproj file beside a decoder in GGUF");
     c->add_option("--llm-dir", common.llm_dir, "Language model's files of a run folder, when not in its llm/");
 }
@@ -103,12 +104,6 @@ std::string one_line(std::string_view text) {
     return line;
 }
 
-std::string joined(const std::vector<std::string>& words) {
-    std::string all;
-    for (const std::string& word : words) all += (all.empty() ? "" : ", ") + word;
-    return all;
-}
-
 std::vector<std::string> command_names(const CLI::App& app) {
     std::vector<std::string> names;
     for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
@@ -117,8 +112,11 @@ std::vector<std::string> command_names(const CLI::App& app) {
 
 /// Why a word of the command line is none that is expected there, and what may have been meant.
 std::string unexpected(const CLI::App& app, const CLI::App* command) {
-    const std::string word = app.remaining(true).at(0);
-    const bool        option = word.starts_with("-");
+    const std::vector<std::string> before = app.remaining(false);
+    std::string                    word = before.empty() ? app.remaining(true).at(0) : before[0];
+    const bool                     option = word.size() > 1 && word[0] == '-';
+    if (word.starts_with("--")) word = word.substr(0, word.find('='));
+    if (option && command && !before.empty()) return word + " stands before the command: options follow it, prism " + command->get_name() + ' ' + word + " ...";
     if (!command) {
         if (option) return word + " stands where a command is expected: " + joined(command_names(app));
         const auto near = prism::nearest_name(word, command_names(app));
@@ -136,7 +134,7 @@ std::string unexpected(const CLI::App& app, const CLI::App* command) {
 std::string told(const CLI::App& command, const prism::ConfigError& e) {
     const std::string what = e.what(), option = option_of(e.key);
     if (!what.starts_with("'" + e.key + "' is ")) return what;  // it stands in a file
-    if (command.get_option_no_throw(option)) return said_of(option, e);
+    if (const CLI::Option* given = command.get_option_no_throw(option)) return given->count() > 0 || e.value.empty() ? said_of(option, e) : what;
     return option == "--prompt" && command.get_option_no_throw("--instruction") ? said_of("--instruction", e) : what;
 }
 
@@ -178,7 +176,7 @@ int main(int argc, char** argv) {
     add_model(c, common);
     c->add_option("--image", score.image, "Picture, PNG or JPEG; - is standard input");
     c->add_option("--prompt", score.prompt, "Question")->required();
-    c->add_option("--choices", score.choices, "Answers to compare, separated by commas; spaces around them do not count")->required();
+    c->add_option("--choices", score.choices, "Answers to compare, separated by commas; spaces around them count with --raw-prompt alone")->required();
     c->add_flag("--raw-prompt", score.raw, "The prompt is all that the model reads; special tokens in it are tokens");
 
     Act act;
@@ -259,7 +257,7 @@ int main(int argc, char** argv) {
     c->add_option("--seed", shapes.seed, "The world")->capture_default_str();
     c->add_option("--scene", shapes.scene, "The scene, or the first row of a folder")->check(CLI::Range(std::uint64_t{0}, (std::uint64_t{1} << 32) - 1))->capture_default_str();
     c->add_option("--split", shapes.split, "train, validation, test, compositional, clutter or fresh; default: fresh, of a folder train");
-    auto* out = c->add_option("--out", shapes.out, "PNG file for the picture of a scene, its name ends in .png; - is standard output");
+    auto* out = c->add_option("--out", shapes.out, "PNG file for the picture of a scene; - is standard output");
     c->add_flag("--describe", shapes.describe, "Say what is in it");
     c->add_flag("--questions", shapes.questions, "Ask and answer, a line each; $'...' is how bash takes several lines");
     auto* folder = c->add_option("--out-folder", shapes.out_folder, "Folder for many, in LLaVA's format")->excludes(out);

@@ -8,8 +8,16 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace program {
+
+/// "a, b, c"
+inline std::string joined(const std::vector<std::string>& words) {
+    std::string all;
+    for (const std::string& word : words) all += (all.empty() ? "" : ", ") + word;
+    return all;
+}
 
 /// The option that a setting of the library is given by.
 inline std::string option_of(std::string_view setting) {

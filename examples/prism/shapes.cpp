@@ -1,5 +1,6 @@
 // shapes: pictures of the shapes world, with their questions; folders to train on and to test with.
 #include "files.hpp"
+#include "options.hpp"
 #include "progress.hpp"
 
 #include "shapes/folder.hpp"
@@ -25,9 +26,7 @@ template <class Names>
 std::size_t place_of(const std::string& option, const std::string& name, const Names& names) {
     const auto found = std::find(names.begin(), names.end(), name);
     if (found != names.end()) return static_cast<std::size_t>(found - names.begin());
-    std::string all;
-    for (const std::string_view n : names) all += (all.empty() ? "" : ", ") + std::string(n);
-    throw UsageError{option + " is '" + name + "'; allowed: " + all};
+    throw UsageError{option + " is '" + name + "'; allowed: " + joined(std::vector<std::string>(names.begin(), names.end()))};
 }
 
 void write_rows(const Common& common, const Shapes& args) {

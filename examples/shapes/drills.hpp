@@ -26,7 +26,7 @@ enum class DrillKind { looks, box, edge, count, exists, pair, relation, neighbou
 
 /// How often each kind is tried, in the order of `DrillKind`; many scenes have no text and no arrow.
 struct DrillMixture {
-    std::array<int, 12> weights{26, 8, 16, 16, 14, 12, 10, 9, 6, 4, 30, 0};
+    std::array<int, static_cast<std::size_t>(DrillKind::alike) + 1> weights{26, 8, 16, 16, 14, 12, 10, 9, 6, 4, 30, 0};
 };
 
 namespace detail {

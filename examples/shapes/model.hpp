@@ -21,6 +21,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -72,16 +73,16 @@ inline Pretrained<Cpu> fresh_model(Cpu& be, std::uint64_t seed, const Profile& p
 
 /// The same model with a deeper decoder: behind each block that `behind` names, in order, follows a copy of it which adds nothing
 /// yet, because what it writes back is 0. It answers as before until it is trained.
-inline Pretrained<Cpu> deeper(Cpu& be, Pretrained<Cpu>& p, std::span<const std::size_t> behind) {
+inline Pretrained<Cpu> deeper(Cpu& be, Pretrained<Cpu> p, std::span<const std::size_t> behind) {
     PrismaticConfig c = p.model.config;
     auto&           llm = std::get<LlamaConfig>(c.llm);
     std::vector<std::size_t> from;  // the block that each one copies
     for (std::size_t i = 0; i < llm.n_layers; ++i) from.insert(from.end(), 1 + static_cast<std::size_t>(std::ranges::count(behind, i)), i);
     llm.n_layers = from.size();
-    Pretrained<Cpu> grown{.layout = p.layout, .model = Prismatic<Cpu>{c}, .tokenizer = p.tokenizer, .prompt_style = p.prompt_style};
-    const auto      all = [](std::string_view) { return true; };
-    const Arena<Cpu> old{be, arena_layout(p.model, all)}, values{be, arena_layout(grown.model, all)};
-    old.copy(be, p.model), values.bind(grown.model);
+    Prismatic<Cpu>   grown{c};
+    const auto       all = [](std::string_view) { return true; };
+    const Arena<Cpu> old{be, arena_layout(p.model, all)}, values{be, arena_layout(grown, all)};
+    old.copy(be, p.model), values.bind(grown);
     constexpr std::string_view blocks = ".layers.";
     for (const Slot& to : values.layout().slots) {
         std::string name = to.name;
@@ -93,7 +94,8 @@ inline Pretrained<Cpu> deeper(Cpu& be, Pretrained<Cpu>& p, std::span<const std::
         }
         if (!silent) std::ranges::copy(old.values(*old.layout().find(name)).span(), values.values(to).data());
     }
-    return grown;
+    p.model = std::move(grown);
+    return p;
 }
 
 /// The features of one picture at a time. The tower has to stay where it is.

@@ -22,6 +22,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,7 +33,7 @@ namespace prism::shapes {
 
 /// What a supervised tower says of a patch, in columns of its head.
 enum class Patch : std::uint8_t { color, shape, size, texture, middles, letter, blurred, alike };
-/// What objects may have in common with the one at a patch, to be counted: nothing, one property, two. Questions count no more.
+/// What objects may have in common with the one at a patch, to be counted: nothing, one property, two. No question names more.
 inline constexpr std::array<unsigned, 11> alike_in{0, has_shape, has_color, has_size, has_texture, has_shape | has_color, has_shape | has_size,
                                                    has_shape | has_texture, has_color | has_size, has_color | has_texture, has_size | has_texture};
 inline constexpr std::size_t              most_alike = 7;  // as many, or more
@@ -42,6 +43,12 @@ inline constexpr std::array<std::size_t, n_patch_classes> patch_classes = [] {
     for (std::size_t k = n_looks; k < n_patch_classes; ++k) classes[k] = most_alike + 1;
     return classes;
 }();
+/// The place among the classes of the number of objects that have these properties in common.
+constexpr std::size_t alike_class(unsigned properties) {
+    std::size_t k = 0;
+    while (alike_in[k] != properties) ++k;
+    return n_looks + k;
+}
 inline constexpr std::array<std::string_view, n_patch_classes> patch_class_names{
     "color", "shape", "size", "texture", "middles", "letter", "blurred", "how many", "of its shape", "of its color", "of its size", "of its texture",
     "shape and color", "shape and size", "shape and texture", "color and size", "color and texture", "size and texture"};
@@ -130,19 +137,16 @@ PatchTruth draw_with_truth(Cpu& be, Pictures& pictures, std::size_t batch, std::
 
 template <Backend B>
 struct Supervised {
-    VitConfig config;
-    Vit<B>    tower;
-    Linear<B> head;  // [classes of all questions and edges, d]
+    VitConfig   config;
+    std::size_t n_asked;  // of the classes: all, or looks alone
+    Vit<B>      tower;
+    Linear<B>   head;  // [classes of all questions and places, d]
 
     static constexpr auto params = fields(field("tower", &Supervised::tower), field("head", &Supervised::head));
 
-    explicit Supervised(const VitConfig& c) : config(c), tower(c), head(c.d_model, n_outputs()) {}
+    explicit Supervised(const VitConfig& c, bool alike = false) : config(c), n_asked(alike ? n_patch_classes : n_looks), tower(c), head(c.d_model, n_outputs()) {}
 
-    static constexpr std::size_t n_outputs() {
-        std::size_t n = n_places;
-        for (const std::size_t classes : patch_classes) n += classes;
-        return n;
-    }
+    std::size_t n_outputs() const { return std::accumulate(patch_classes.begin(), patch_classes.begin() + n_asked, n_places); }
     /// Whether the loss depends on the parameter of this name.
     bool trained(std::string_view name) const { return name.starts_with("head.") || reaches_features(config, name.substr(6)); }
 };
@@ -185,7 +189,7 @@ double supervised_pass(B& be, Workspace<B>& ws, const Supervised<B>& m, PixelVie
     m.head.forward(be, features, answers);
     double      loss = 0;
     std::size_t first = 0;
-    for (std::size_t k = 0; k < n_patch_classes; first += patch_classes[k++]) {
+    for (std::size_t k = 0; k < m.n_asked; first += patch_classes[k++]) {
         const Mat<B> some = answers.cols(first, patch_classes[k]);
         double       asked = 0;
         if constexpr (B::has_numbers) {
@@ -222,7 +226,7 @@ class SupervisedTrainer {
 public:
     /// Begins with the parameters of `from`, where one is given.
     SupervisedTrainer(Cpu& be, const TowerConfig& tower, TowerOptions options, const Vit<Cpu>* from = nullptr)
-        : be_(&be), options_(options), pictures_({tower.transform}), model_(tower.vit), grads_(tower.vit),
+        : be_(&be), options_(options), pictures_({tower.transform}), model_(tower.vit, options.alike), grads_(tower.vit, options.alike),
           optimizer_((begin(be, from), be), model_, [this](std::string_view name) { return model_.trained(name); },
                      {.lr = options.rate, .beta2 = 0.95, .weight_decay = options.weight_decay, .total_steps = options.steps}),
           tape_({.replay = false}), ws_(be, workspace_bytes()) {
@@ -259,7 +263,7 @@ private:
         const std::size_t side = model_.config.image_size, grid = model_.config.grid();
         PatchTruth        truth;
         for (auto& labels : truth.labels) labels.assign(options_.batch * grid * grid, ignored_label);
-        Supervised<Dry> twin{model_.config}, grads{model_.config};
+        Supervised<Dry> twin{model_.config, options_.alike}, grads{model_.config, options_.alike};
         Tape<Dry>       tape{{.replay = false}};
         return dry_run([&](Dry& be, Workspace<Dry>& ws) { supervised_pass<Dry>(be, ws, twin, {nullptr, {options_.batch, 3, side, side}}, truth, tape, &grads); }).workspace_bytes;
     }

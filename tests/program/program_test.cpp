@@ -446,6 +446,8 @@ TEST_CASE("program/pack: files that cannot be used say why in one line") {
     other = bytes, other[100] ^= 1;
     check_refused(1, {"tokenize", "--in", "-", "--model", scratch.write("damaged.prism", other)}, {"damaged.prism", "checksum"}, "[]");
     check_refused(1, {"features", "--image", small_image(), "--image-size", "56", "--model", file, "--out", scratch.path("x")}, {"--image-size is 56"});
+    check_refused(2, {"--model", "x", "ask", "--prompt", "a"}, {"--model stands before the command", "prism ask --model"});
+    check_refused(2, {"ask", "--promt=What is in it?"}, {"ask has no option --promt;", "--prompt"});
     check_refused(1, {"pack", "--model", "/nowhere", "--out", scratch.path("x")}, {"/nowhere"});
     check_refused(1, {"pack", "--model", model, "--out", "/nowhere/x"}, {"/nowhere/x"});
     CHECK_FALSE(std::filesystem::exists(scratch.path("x")));

@@ -69,16 +69,17 @@ inline void activate_row(Activation a, float* x, std::size_t n) {
 
 /// Weights that serve a few rows come from memory, and the little arithmetic does not hide that: they are fetched ahead.
 /// Intel's processors want them 4 KiB ahead in the first-level cache. AMD's take few requests at once there and fetch plain
-/// streams on their own: the second level, and only `near` bytes ahead, which the format decides.
+/// streams on their own: the second level, and only so many bytes ahead as serve a format.
 struct FarAhead {
-    static constexpr std::size_t usual = 4096;
+    static constexpr std::size_t usual = 4096, close = 1024;
     const std::byte* end;   // of the values of the first panel, less the distance
     std::ptrdiff_t   skip;  // behind it lies the second one, which is here already: the next pair's is two panels on
     std::size_t      distance;
     bool             second_level;
 
-    FarAhead(const PanelPart* b, std::size_t value_bytes, std::size_t near = 1024)
-        : skip(tile_panels > 1 ? 2 * (b[1].values - b[0].values) : 0), distance(fetches_to_second_level() ? near : usual), second_level(fetches_to_second_level()) {
+    FarAhead(const PanelPart* b, std::size_t value_bytes, std::size_t in_second_level = close)
+        : skip(tile_panels > 1 ? 2 * (b[1].values - b[0].values) : 0), second_level(fetches_to_second_level()) {
+        distance = second_level ? in_second_level : usual;
         end = b[0].values + value_bytes - distance;
     }
     // Always inline: compilers drop calls of functions that seem to do nothing.

@@ -123,14 +123,15 @@ template <int R>
     for (int i = 0; i < R; ++i) rows[i].sums[0] = c ? load(c + i * panel) : set1(0), rows[i].sums[1] = c ? load(c + i * panel + lanes) : set1(0);
 }
 
-/// c [R, panel] (+)= R rows of x times the blocks of two panels. `few`: see FarAhead.
+/// c [R, panel] (+)= R rows of x times the blocks of two panels. `few`: weights come from memory, and are fetched ahead; four bits,
+/// which take longer to multiply than to bring, further ahead than bytes.
 template <class P, bool Wide, int R>
 inline void multiply_groups(const Activations& x, std::size_t g0, std::size_t n_groups, const PanelPart* b, float* c, bool fresh, bool few) {
     constexpr std::size_t shared = Wide ? 1 : Activations::groups_per_scale;
     Lines                 lines{x.q + g0 * Activations::group * (Wide ? 2 : 1), x.ldq};
     GroupEnds             ends{x.sums + g0, x.scales + g0, x.n_groups, {}, {}};
     const std::byte *     w0 = b[0].values, *w1 = b[1].values;
-    const FarAhead        far{b, n_groups * PanelLayout<P>::value_bytes, P::dtype == Dtype::q8 ? 1024U : 4096U};
+    const FarAhead        far{b, n_groups * PanelLayout<P>::value_bytes, P::dtype == Dtype::q8 ? FarAhead::close : FarAhead::usual};
     RowSums               rows[R];
     start<R>(rows, Wide && !fresh ? c : nullptr);
     for (std::size_t g = 0; g < n_groups; ends.scales += shared) {

@@ -55,6 +55,7 @@ struct Activations {
     /// Laid out in `memory`, which is aligned to 64 bytes.
     static Activations at(Form form, const float* x, std::size_t ldx, std::size_t rows, std::size_t cols, std::byte* memory) {
         Activations a{x, ldx, memory, row_bytes(form, cols), row_bytes(form, cols) / 2, nullptr, nullptr, nullptr, (cols + group - 1) / group};
+        if (!memory) return a;  // rows in f32
         a.scales = reinterpret_cast<float*>(memory + rows * a.ldq);
         a.sums = reinterpret_cast<std::int32_t*>(a.scales + rows * a.n_groups);
         a.low_sums = a.sums + rows * a.n_groups;

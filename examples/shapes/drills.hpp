@@ -67,6 +67,7 @@ inline std::string compared(const Object& a, const Object& b) {
 /// What is asked in a few words, and nothing where the scene does not permit it.
 inline std::optional<Drill> drill(const Scene& scene, DrillKind kind, Random& random) {
     const auto nameable = [&](const std::optional<Looks>& looks) { return looks && may_name(scene, *looks); };
+    const auto whether = [](const Pair& pair, Relation relation, bool truth) { return Drill{"the " + pair.a + ' ' + std::string(to_string(relation)) + " the " + pair.b, truth ? "Yes" : "No"}; };
     if (kind == DrillKind::text) return scene.label ? std::optional(Drill{"text", scene.label->text}) : std::nullopt;
     if (kind == DrillKind::arrow) {
         if (scene.arrows.empty()) return std::nullopt;
@@ -107,7 +108,7 @@ inline std::optional<Drill> drill(const Scene& scene, DrillKind kind, Random& ra
             const bool truth = random.percent(50);
             const auto pair = pair_with(scene, relation, truth, random);
             if (!pair) return std::nullopt;
-            return Drill{"the " + pair->a + ' ' + std::string(to_string(relation)) + " the " + pair->b, truth ? "Yes" : "No"};
+            return whether(*pair, relation, truth);
         }
         case DrillKind::neighbour: {
             const auto    relation = static_cast<Relation>(random.below(12));
@@ -130,7 +131,7 @@ inline std::optional<Drill> drill(const Scene& scene, DrillKind kind, Random& ra
             const auto pair = pair_with(scene, relation, truth, random);
             if (!pair) return std::nullopt;
             if (random.percent(50)) return Drill{(color ? "color of the " : "shape of the ") + pair->a + " and the " + pair->b, truth != turned ? "same" : "different"};
-            return Drill{"the " + pair->a + ' ' + std::string(to_string(relation)) + " the " + pair->b, truth ? "Yes" : "No"};
+            return whether(*pair, relation, truth);
         }
         default: {
             const Object& other = random.pick(scene.objects);

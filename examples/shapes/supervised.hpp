@@ -248,8 +248,8 @@ public:
         return supervised_pass<Cpu>(*be_, ws_, model_, pictures_.view(), truth, tape_, grads, &right_);
     }
 
-    /// Of the last batch: how many answers were right, of each question.
-    const std::array<double, n_patch_classes>& right() const { return right_; }
+    /// Of the last batch: how many answers were right, of each question that is asked.
+    std::span<const double> right() const { return std::span(right_).first(model_.n_asked); }
     Vit<Cpu>&              tower() { return model_.tower; }
     std::vector<NamedSpan> state() { return whole_state(optimizer_); }
     void                   set_steps(std::uint64_t n) { optimizer_.set_steps(n); }

@@ -106,7 +106,7 @@ void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const st
              [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); }); });
     trainer.look([&](std::size_t i) { return world.scene(Split::validation, i); });
     std::printf("%s tower: right of held-out patches:", part.c_str());
-    for (std::size_t k = 0; k < (options.alike ? shapes::n_patch_classes : shapes::n_looks); ++k) std::printf("%s %s %.1f %%", k ? "," : "", std::string(shapes::patch_class_names[k]).c_str(), 100 * trainer.right()[k]);
+    for (std::size_t k = 0; k < trainer.right().size(); ++k) std::printf("%s %s %.1f %%", k ? "," : "", std::string(shapes::patch_class_names[k]).c_str(), 100 * trainer.right()[k]);
     std::puts("");
     vlm.towers[tower] = std::move(trainer.tower());
     const auto probes = print_probes(cpu, vlm, tower);

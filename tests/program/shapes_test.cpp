@@ -99,8 +99,7 @@ TEST_CASE("program: words that the small model lacks are noted, of whoever asks 
     CHECK(noted({"chat", "--max-new-tokens", "1"}, odd + "\n"));
     CHECK(noted({"score", "--prompt", "What colour is it?", "--choices", "red, sofa"}));
     CHECK(noted({"logits", "--prompt", odd, "--out", logits}));
-    for (const char* known : {"What color is the star?", "Is there a red circle in the image?", "How many shapes are there?\nA. 0\nB. 1\nAnswer with the option's letter from the given choices directly.", "Describe the image."})
-    {
+    for (const char* known : {"What color is the star?", "Is there a red circle in the image?", "How many shapes are there?\nA. 0\nB. 1\nAnswer with the option's letter from the given choices directly.", "Describe the image."}) {
         const Ran ran = run(with(ask, {known}));
         CHECK(ran.status == 0);
         CHECK(ran.err.find("does not know") == std::string::npos);

@@ -29,6 +29,14 @@ using test::tiny_tower;
 namespace {
 
 const std::vector<std::int32_t>& labels(const shapes::PatchTruth& truth, Patch what) { return truth.labels[static_cast<std::size_t>(what)]; }
+/// The values of the parameters of a module that `pick` chooses, one behind another.
+template <class M, class Pick>
+std::vector<float> values_of(Cpu& be, const M& module, Pick&& pick) {
+    const Arena<Cpu> some{be, arena_layout(module, pick)};
+    REQUIRE(!some.layout().slots.empty());
+    some.copy(be, module);
+    return {some.values().span().begin(), some.values().span().end()};
+}
 std::vector<float> numbers(const std::vector<NamedSpan>& state) {
     std::vector<float> all;
     for (const NamedSpan& s : state) all.insert(all.end(), s.values.begin(), s.values.end());
@@ -147,11 +155,7 @@ TEST_CASE("shapes/part: towers and language learn, and a part that was killed go
     // From a tower that knows colours, one that counts begins with them, and leaves the other as it is.
     Vit<Cpu> known{tiny_tower().vit};
     shapes::copy_parameters(be, tower->tower(), known);
-    const auto values = [&] {
-        const Arena<Cpu> all{be, arena_layout(known, [](std::string_view) { return true; })};
-        all.copy(be, known);
-        return std::vector<float>(all.values().span().begin(), all.values().span().end());
-    };
+    const auto values = [&] { return values_of(be, known, [](std::string_view) { return true; }); };
     const auto untouched = values();
     const auto colours = [&](const Vit<Cpu>* from) {
         shapes::SupervisedTrainer counting{be, tiny_tower(), {.batch = 16, .steps = 40, .rate = 4e-3, .alike = true}, from};
@@ -242,7 +246,7 @@ TEST_CASE("shapes/pictures: a batch is what each tower would have been given pic
 }
 
 TEST_CASE("shapes/model: a deeper decoder answers as before, and has the blocks that were asked for") {
-    Cpu  be{{.threads = 2}};
+    Cpu        be{{.threads = 2}};
     const auto fresh = [&] { return shapes::fresh_model(be, 3, {.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2, .width = 64, .layers = 3, .heads = 2}); };
     const auto p = fresh(), grown = shapes::deeper(be, fresh(), std::array<std::size_t, 3>{0, 2, 2});
     CHECK(std::get<LlamaConfig>(grown.model.config.llm).n_layers == 6);
@@ -256,10 +260,10 @@ TEST_CASE("shapes/model: a deeper decoder answers as before, and has the blocks 
     CHECK(answers(p).size() > 20);
     CHECK(answers(grown) == answers(p));
     const auto values = [&](const Pretrained<Cpu>& model, const std::string& name) {
-        const Arena<Cpu> one{be, arena_layout(model.model, [&](std::string_view n) { return n.ends_with(name); })};
-        REQUIRE(one.layout().slots.size() == 1);
-        one.copy(be, model.model);
-        return std::vector<float>(one.values().span().begin(), one.values().span().end());
+        std::size_t n_found = 0;
+        auto        found = values_of(be, model.model, [&](std::string_view n) { return n.ends_with(name) && ++n_found; });
+        REQUIRE(n_found == 1);
+        return found;
     };
     CHECK(values(grown, ".layers.1.self_attn.q_proj.weight") == values(p, ".layers.0.self_attn.q_proj.weight"));
     CHECK(values(grown, ".layers.2.mlp.down_proj.weight") == values(p, ".layers.1.mlp.down_proj.weight"));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "files.hpp"
+#include "interrupt.hpp"
 #include "models.hpp"
 #include "options.hpp"
 #include "progress.hpp"
@@ -55,6 +56,7 @@ inline Json json_of(const Answer& a, double load_s, double open_s) {
             {"input_ids", a.input_ids},
             {"output_ids", a.output_ids},
             {"text", a.text},
+            {"complete", a.stop == Stop::stop_id},
             {"timing",
              {{"load_s", load_s},
               {"image_s", open_s + a.image_s},
@@ -108,24 +110,15 @@ std::vector<Answer> answers_to(B& be, const M& model, ChatParts parts, std::span
     return answers;
 }
 
-inline std::atomic<bool> interrupted{false};
-
-/// An interrupt (Ctrl-C) ends the answer. Without one of these about, the program: std::cin would go on waiting for its line.
-class InterruptEndsAnswer {
-public:
-    InterruptEndsAnswer() {
-        interrupted = false;
-        struct sigaction action {};
-        action.sa_handler = [](int) { interrupted = true; };
-        ::sigaction(SIGINT, &action, &before_);
-    }
-    InterruptEndsAnswer(const InterruptEndsAnswer&) = delete;
-    InterruptEndsAnswer& operator=(const InterruptEndsAnswer&) = delete;
-    ~InterruptEndsAnswer() { ::sigaction(SIGINT, &before_, nullptr); }
-
-private:
-    struct sigaction before_ {};
-};
+/// Says which answers do not end by themselves. Of a language model none need to.
+inline void note_cut(const Common& common, std::span<const Answer> answers, std::size_t max_new_tokens) {
+    const auto say = [&](Stop stop, const std::string& why) {
+        const auto n = std::ranges::count(answers, stop, &Answer::stop);
+        if (n > 0) note(common, (answers.size() == 1 ? "the answer is" : std::to_string(n) + " of " + std::to_string(answers.size()) + " answers are") + " cut " + why);
+    };
+    say(Stop::max_new_tokens, "after " + std::to_string(max_new_tokens) + " tokens (--max-new-tokens)");
+    say(Stop::context_full, "where the model's context is full");
+}
 
 template <Backend B>
 void run_on(const Common& common, const Ask& args) {
@@ -185,7 +178,7 @@ void run_on(const Common& common, const Ask& args) {
     reading.end(), writing.reset();
 
     if (streams) {
-        std::cout << '\n';
+        std::cout << std::endl;
     } else if (!common.json) {
         for (std::size_t i = 0; i < n; ++i) {
             if (n_images > 1) std::cout << args.images[at(i, n_images)].string() << ": ";
@@ -196,6 +189,7 @@ void run_on(const Common& common, const Ask& args) {
         for (std::size_t i = 0; i < n; ++i) all.push_back(json_of(answers[i], model.load_s, n_images ? pictures[at(i, n_images)].open_s : 0));
         print(n == 1 ? all[0] : all);
     }
+    if (vlm) note_cut(common, answers, args.max_new_tokens);
 }
 
 template <Backend B>
@@ -231,12 +225,13 @@ void run_on(const Common& common, const Chat& args) {
                 throw ConfigError{"line", line, "a question, /image FILE, /reset or /quit"};
             } else {
                 note_unknown_words(common, *vlm.tokenizer, line);
-                const InterruptEndsAnswer until_answered;
+                const Interrupt until_answered{{SIGINT}};  // ends the answer; between answers it ends the program: std::cin would go on waiting for its line
                 Reading reading{common, be, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};
-                chat.ask(line, {.max_new_tokens = args.max_new_tokens, .sampling = args.sampling,
+                const Answer answer = chat.ask(line, {.max_new_tokens = args.max_new_tokens, .sampling = args.sampling,
                                 .on_text = [&](std::string_view text) { return reading.end(), bool(std::cout << text << std::flush); },
-                                .cancel = &interrupted});
+                                .cancel = &Interrupt::asked()});
                 std::cout << std::endl;
+                note_cut(common, {&answer, 1}, args.max_new_tokens);
             }
         } catch (const Error& e) {
             if (!::isatty(STDIN_FILENO)) throw;

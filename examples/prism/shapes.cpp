@@ -12,6 +12,7 @@
 #include <iostream>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace program {
 
@@ -30,20 +31,16 @@ std::size_t place_of(const std::string& option, const std::string& name, const N
 }
 
 void write_rows(const Common& common, const Shapes& args) {
-    constexpr std::array<std::string_view, 4> kinds{"conversations", "captions", "corpus", "tokenizer"};
-    constexpr std::string_view                prefix = "benchmark:";
-    shapes::FolderOptions options{.seed = args.seed, .split = static_cast<shapes::Split>(place_of("--split", args.split.empty() ? "train" : args.split, split_names)),
-                                  .first = args.scene, .count = args.count};
-    if (args.kind.starts_with(prefix)) {
-        options.kind = shapes::FolderKind::benchmark;
-        options.benchmark = static_cast<shapes::Benchmark>(place_of("--kind", args.kind.substr(prefix.size()), shapes::benchmark_names));
-        if (options.count == 0) options.count = shapes::n_examples;
-    } else {
-        const std::size_t kind = place_of("--kind", args.kind, kinds);
-        options.kind = kind == 3 ? shapes::FolderKind::tokenizer : static_cast<shapes::FolderKind>(kind);
-        if (options.count == 0) options.count = shapes::size_of(options.split);
-        if (options.count == 0 && kind != 3) throw UsageError{"--split " + args.split + " has no end: say --count"};
-    }
+    std::vector<std::string> kinds{"conversations", "captions", "corpus", "tokenizer"};
+    const std::size_t        benchmarks = kinds.size(), tokenizer = benchmarks - 1;
+    for (const std::string_view name : shapes::benchmark_names) kinds.push_back("benchmark:" + std::string(name));
+    const std::size_t     kind = place_of("--kind", args.kind, kinds);
+    shapes::FolderOptions options{.seed = args.seed,
+                                  .kind = kind >= benchmarks ? shapes::FolderKind::benchmark : kind == tokenizer ? shapes::FolderKind::tokenizer : static_cast<shapes::FolderKind>(kind),
+                                  .split = static_cast<shapes::Split>(place_of("--split", args.split.empty() ? "train" : args.split, split_names)), .first = args.scene, .count = args.count};
+    if (kind >= benchmarks) options.benchmark = static_cast<shapes::Benchmark>(kind - benchmarks);
+    if (options.count == 0) options.count = kind >= benchmarks ? shapes::n_examples : shapes::size_of(options.split);
+    if (options.count == 0 && kind != tokenizer) throw UsageError{"--split " + args.split + " has no end: say --count"};
     std::atomic<std::uint64_t> written{0};
     options.on_row = [&](std::uint64_t n) { written = n; };
     {
@@ -51,7 +48,7 @@ void write_rows(const Common& common, const Shapes& args) {
         shapes::write_folder(args.out_folder, options);
     }
     if (common.json) print({{"rows", written.load()}});
-    else std::cout << args.out_folder.string() << ": " << (args.kind == "tokenizer" ? "a tokenizer" : std::to_string(written) + " rows") << '\n';
+    else std::cout << args.out_folder.string() << ": " << (kind == tokenizer ? "a tokenizer" : std::to_string(written) + " rows") << '\n';
 }
 
 /// Hashes of the splits, and what can be known without looking at the pictures.

@@ -1,5 +1,6 @@
 // train: the stages of a configuration, one after another, each from where it was left; by the processes of mpirun together.
 #include "files.hpp"
+#include "interrupt.hpp"
 #include "models.hpp"
 #include "progress.hpp"
 
@@ -13,6 +14,7 @@
 #endif
 
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -48,7 +50,8 @@ struct Watched {
     std::optional<Progress>  bar;  // last: it reads the others
 };
 
-void train(const Common& asked, const Train& args) {
+/// The signal that ended it early, or 0.
+int train(const Common& asked, const Train& args) {
 #ifdef PRISM_WITH_MPI
     const Mpi    mpi;
     const Ranks& ranks = mpi.ranks();
@@ -63,11 +66,12 @@ void train(const Common& asked, const Train& args) {
     });
     const auto            cpu_made = ranks.together([&] { return std::unique_ptr<Cpu>{new Cpu{open_backend<Cpu>(common)}}; });
     Cpu&                  cpu = *cpu_made;
-    StageResult           result;
+    StageResult           result{.finished = true};
     std::size_t           steps = 0;
     std::uint64_t         skipped = 0;
     std::filesystem::path before;
-    for (std::size_t i = 0; i < config.stages.size(); ++i) {
+    const Interrupt       interrupt{{SIGINT, SIGTERM}, true};  // behind the step that it is at; a second one ends the program at once
+    for (std::size_t i = 0; i < config.stages.size() && result.finished; ++i) {
         const Stage stage = config.stages[i];
         const auto& settings = config.settings(stage);
         const auto  first = ranks.together([&] { return first_checkpoint(config, i, before); });
@@ -113,7 +117,7 @@ void train(const Common& asked, const Train& args) {
             },
             .on_step = [&](const StageProgress& p) {
                 watched.loss = p.smooth_loss, ++watched.step;
-                return true;
+                return !Interrupt::asked();
             },
             .on_change = [&](const std::string& sentence) { note(common, sentence); }};
         Json identity = config.identity_of(stage);
@@ -137,15 +141,17 @@ void train(const Common& asked, const Train& args) {
                       result.loader.waited_s, static_cast<unsigned long long>(result.loader.waits), static_cast<unsigned long long>(result.loader.batches),
                       static_cast<unsigned long long>(left_out));
         if (!common.json) std::cout << folder->path().string() << text << '\n';
+        if (!result.finished) note(common, "interrupted; the same command goes on from " + folder->latest().string());
     }
     if (common.json && ranks.first()) print({{"steps", steps}, {"loss", result.loss}, {"skipped", skipped}});
+    return result.finished ? 0 : Interrupt::signal();
 }
 
 }  // namespace
 
 void run(const Common& common, const Train& args) {
     try {
-        train(common, args);
+        if (const int signal = train(common, args)) std::raise(signal);  // whoever started it learns why it ended
     } catch (const RankError&) { std::exit(1); }  // the process that failed says why
 }
 

@@ -111,6 +111,11 @@ TEST_CASE("program/ask: pictures and prompts pair up or are shared, and text com
     CHECK(plain.status == 0);
     CHECK(plain.err.empty());
     CHECK(plain.out.find(one.at("text").get<std::string>()) != std::string::npos);
+    CHECK_FALSE(one.at("complete").get<bool>());
+    CHECK(run({"ask", "--model", random_model(), "--max-new-tokens", "5", "--prompt", "a"}).err.find("the answer is cut after 5 tokens (--max-new-tokens)") != std::string::npos);
+    const Ran whole = run({"ask", "--json", "--prompt", "Is there a circle?"});
+    CHECK(whole.json().at("complete").get<bool>());
+    CHECK(whole.err.find("cut") == std::string::npos);
     const Ran piped = run({"ask", "--json", "--quiet", "--model", random_model(), "--max-new-tokens", "5", "--image", "-", "--prompt", "a"}, read_file(image));
     CHECK(piped.json().at("output_ids") == one.at("output_ids"));
 }

@@ -50,8 +50,8 @@ struct Ran {
     std::size_t error_lines() const { return static_cast<std::size_t>(std::count(err.begin(), err.end(), '\n')); }
 };
 
-/// Runs a program, the first of these words, with this standard input; kills it after that time, unless that is 0.
-inline Ran run_program(const std::vector<std::string>& words, std::string_view input = {}, std::chrono::microseconds kill_after = {}) {
+/// Runs a program, the first of these words, with this standard input; sends it `signal` after that time, unless that is 0.
+inline Ran run_program(const std::vector<std::string>& words, std::string_view input = {}, std::chrono::microseconds kill_after = {}, int signal = SIGKILL) {
     const Scratch     scratch;
     const std::string in = scratch.write("in", input), out = scratch.path("out"), err = scratch.path("err");
     std::vector<char*> argv;
@@ -67,16 +67,16 @@ inline Ran run_program(const std::vector<std::string>& words, std::string_view i
     ::posix_spawn_file_actions_destroy(&files);
     if (kill_after.count() > 0) {
         std::this_thread::sleep_for(kill_after);
-        ::kill(pid, SIGKILL);
+        ::kill(pid, signal);
     }
     int state = 0;
     REQUIRE(::waitpid(pid, &state, 0) == pid);
     return {WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state), read_file(out), read_file(err)};
 }
 /// Runs prism with these arguments.
-inline Ran run(std::vector<std::string> arguments, std::string_view input = {}, std::chrono::microseconds kill_after = {}) {
+inline Ran run(std::vector<std::string> arguments, std::string_view input = {}, std::chrono::microseconds kill_after = {}, int signal = SIGKILL) {
     arguments.insert(arguments.begin(), PRISM_PROGRAM);
-    return run_program(arguments, input, kill_after);
+    return run_program(arguments, input, kill_after, signal);
 }
 
 }  // namespace prism::test

@@ -8,8 +8,10 @@
 #include "prism/model/adapters.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstddef>
 #include <filesystem>
 #include <random>
@@ -122,7 +124,7 @@ TEST_CASE("program/train: examples that are skipped are counted, and the first i
 
 namespace {
 
-/// Kills a run at random moments until it ends, and compares `files` of the folders of `stages` with those of an unbroken one.
+/// Kills or interrupts a run at random moments until it ends, and compares `files` of the folders of `stages` with those of an unbroken one.
 void expect_same_when_killed(const World& whole, std::initializer_list<const char*> stages, std::initializer_list<const char*> files) {
     REQUIRE(run(whole.command()).status == 0);
     const char*  asked = std::getenv("PRISM_KILLS");
@@ -133,8 +135,9 @@ void expect_same_when_killed(const World& whole, std::initializer_list<const cha
     // The same base and data, so that the same run is resumed.
     for (const char* key : {"dataset", "prism"}) broken.config[key] = whole.config[key];
     for (int killed = 0;;) {
-        const Ran ran = run(broken.command("2"), {}, std::chrono::microseconds(killed < kills ? 1 + random() % 600000 : 0));
-        if (ran.status == 128 + 9) {
+        const int signal = std::array{SIGKILL, SIGINT, SIGTERM}[static_cast<std::size_t>(killed) % 3];
+        const Ran ran = run(broken.command("2"), {}, std::chrono::microseconds(killed < kills ? 1 + random() % 600000 : 0), signal);
+        if (ran.status == 128 + signal) {
             ++killed;
             continue;
         }

@@ -14,10 +14,11 @@
 #include "prism/backend/cuda/staging.cuh"
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -223,13 +224,14 @@ public:
             fail("launch", cudaErrorInvalidConfiguration, "a grid has at most 65535 blocks along y and z, this one " + std::to_string(grid[1]) + " and " + std::to_string(grid[2]));
         choose(options_.device);
         const RelaxedCapture relaxed(recording());  // the first launch of a kernel loads it
-        if (shared_bytes > plain_shared_bytes) allow_shared<Kernel>(shared_bytes);
+        const auto entry = &run_on_device<Kernel>;  // its address is another one in every source: what is allowed has to be what is launched
+        if (shared_bytes > plain_shared_bytes) allow_shared(reinterpret_cast<const void*>(entry), shared_bytes);
         cudaLaunchConfig_t config{};
         config.gridDim = dim3(static_cast<unsigned>(grid[0]), static_cast<unsigned>(grid[1]), static_cast<unsigned>(grid[2]));
         config.blockDim = dim3(static_cast<unsigned>(threads));
         config.dynamicSmemBytes = shared_bytes;
         config.stream = stream();
-        check(cudaLaunchKernelEx(&config, &run_on_device<Kernel>, kernel), "cudaLaunchKernelEx");
+        check(cudaLaunchKernelEx(&config, entry, kernel), "cudaLaunchKernelEx");
         ++launches_;
         count_step();
     }
@@ -336,8 +338,7 @@ public:
 
 private:
     static constexpr std::size_t landing_bytes = std::size_t{1} << 20;
-    static constexpr std::size_t plain_shared_bytes = std::size_t{48} << 10;  // more must be asked for
-    static constexpr int         max_devices = 64;
+    static constexpr std::size_t plain_shared_bytes = std::size_t{40} << 10;  // more must be asked for: from 48 KiB on, in which a kernel's own variables count
 
     static void choose(int device) {
         int now = -1;
@@ -386,17 +387,17 @@ private:
     }
 
     /// Lets a kernel have as much as there is: two runtimes of one device must not take it from each other.
-    template <class Kernel>
-    void allow_shared(std::size_t bytes) {
-        static std::array<std::atomic<std::size_t>, max_devices> allowed{};
-        std::atomic<std::size_t>* const mine = options_.device < max_devices ? &allowed[static_cast<std::size_t>(options_.device)] : nullptr;
-        std::size_t                     most = mine ? mine->load(std::memory_order_relaxed) : 0;
+    void allow_shared(const void* entry, std::size_t bytes) {
+        static std::mutex                                         mutex;
+        static std::map<std::pair<const void*, int>, std::size_t> allowed;  // of an entry, on a device
+        const std::lock_guard                                     lock(mutex);
+        std::size_t&                                              most = allowed[{entry, options_.device}];
         if (most == 0) {
             cudaFuncAttributes about{};
-            check(cudaFuncGetAttributes(&about, &run_on_device<Kernel>), "cudaFuncGetAttributes");
-            most = info_.shared_bytes - about.sharedSizeBytes;
-            check(cudaFuncSetAttribute(&run_on_device<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)), "cudaFuncSetAttribute");
-            if (mine) mine->store(most, std::memory_order_relaxed);
+            check(cudaFuncGetAttributes(&about, entry), "cudaFuncGetAttributes");
+            const std::size_t all = info_.shared_bytes - about.sharedSizeBytes;
+            check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(all)), "cudaFuncSetAttribute");
+            most = all;
         }
         if (bytes > most)
             fail("cudaFuncSetAttribute", cudaErrorInvalidValue, std::to_string(bytes) + " bytes of shared memory were asked for, a block on " + info_.name + " has " + std::to_string(most));

@@ -40,8 +40,8 @@ def main(logs, folder):
     print("| part | | s |\n|---|---|---|")
     for name, result, seconds in parts:
         print(f"| {name} | {result} | {seconds} |")
-    if (logs / "tests.log").exists():
-        print("".join(f"\n{line}" for line in (logs / "tests.log").read_text(errors="replace").splitlines() if line.startswith("[doctest] ") and ":" in line))
+    for log in sorted(logs.glob("tests*.log")):
+        print("".join(f"\n{log.stem}: {line}" for line in log.read_text(errors="replace").splitlines() if line.startswith("[doctest] test cases:")))
     print("\n| case | weights | prism, median ms | share of the limit | PyTorch bf16, median ms (fastest way) | PyTorch / prism |\n|---|---|---|---|---|---|")
     for r in ours:
         own = " without cuBLASLt" if r.get("gpu", {}).get("cublaslt") == "0.0.0" else ""

@@ -24,9 +24,20 @@ struct Drill {
 
 enum class DrillKind { looks, box, edge, count, exists, pair, relation, neighbour, end, text, arrow, alike };
 
-/// How often each kind is tried, in the order of `DrillKind`; many scenes have no text and no arrow.
+/// How it is asked whether two objects have a color, or a shape, in common.
+enum class AlikeForm {
+    word,        // "color of the circle": "red"
+    steps,       // "the color of the circle and the star": "red blue different"
+    half,        // "color of the circle to the star": "red different"
+    verdict,     // "color of the circle and the star": "different"
+    is_verdict,  // "is the circle the same color as the star": "different No"
+    is           // "the circle the same color as the star": "No"
+};
+
+/// How often each kind is tried, in the order of `DrillKind`; many scenes have no text and no arrow. And each form of the last kind.
 struct DrillMixture {
     std::array<int, static_cast<std::size_t>(DrillKind::alike) + 1> weights{26, 8, 16, 16, 14, 12, 10, 9, 6, 4, 30, 0};
+    std::array<int, static_cast<std::size_t>(AlikeForm::is) + 1>    alike_forms{1, 2, 2, 3, 2, 3};
 };
 
 namespace detail {
@@ -64,8 +75,32 @@ inline std::string compared(const Object& a, const Object& b) {
     return words;
 }
 
+/// Whether a relation holds between two objects.
+inline Drill whether(const Pair& pair, Relation relation, bool truth) { return {"the " + pair.a + ' ' + std::string(to_string(relation)) + " the " + pair.b, truth ? "Yes" : "No"}; }
+
+/// Neither of two colors says anything by itself about whether they are the same, so that nothing draws a model to look for both: it learns
+/// to from forms that say first what is compared, and from others that leave ever more of it out.
+inline std::optional<Drill> alike(const Scene& scene, AlikeForm form, Random& random) {
+    const bool color = random.percent(65), truth = random.percent(50), turned = random.percent(50);
+    const auto relation = color ? turned ? Relation::different_color : Relation::same_color : turned ? Relation::different_shape : Relation::same_shape;
+    const auto pair = pair_with(scene, relation, truth, random);
+    if (!pair) return std::nullopt;
+    const auto        word = [&](const Object& o) { return std::string(color ? to_string(o.color) : to_string(o.shape)); };
+    const std::string a = word(*pair->first), b = word(*pair->second), verdict = a == b ? "same" : "different", of = color ? "color of the " : "shape of the ";
+    const Drill       is = whether(*pair, relation, truth);
+    switch (form) {
+        case AlikeForm::word: return Drill{of + pair->a, a};
+        case AlikeForm::steps: return Drill{"the " + of + pair->a + " and the " + pair->b, a + ' ' + b + ' ' + verdict};
+        case AlikeForm::half: return Drill{of + pair->a + " to the " + pair->b, a + ' ' + verdict};
+        case AlikeForm::verdict: return Drill{of + pair->a + " and the " + pair->b, verdict};
+        case AlikeForm::is_verdict: return Drill{"is " + is.given, verdict + ' ' + is.answer};
+        default: return is;
+    }
+}
+
 /// What is asked in a few words, and nothing where the scene does not permit it.
-inline std::optional<Drill> drill(const Scene& scene, DrillKind kind, Random& random) {
+inline std::optional<Drill> drill(const Scene& scene, const DrillMixture& mixture, Random& random) {
+    const auto kind = static_cast<DrillKind>(random.weighted(mixture.weights));
     const auto nameable = [&](const std::optional<Looks>& looks) { return looks && may_name(scene, *looks); };
     const auto whether = [](const Pair& pair, Relation relation, bool truth) { return Drill{"the " + pair.a + ' ' + std::string(to_string(relation)) + " the " + pair.b, truth ? "Yes" : "No"}; };
     if (kind == DrillKind::text) return scene.label ? std::optional(Drill{"text", scene.label->text}) : std::nullopt;
@@ -125,14 +160,7 @@ inline std::optional<Drill> drill(const Scene& scene, DrillKind kind, Random& ra
             if (!found) return std::nullopt;
             return Drill{"the " + std::string(place_names[static_cast<std::size_t>(place)]) + ' ' + said.text(), unsaid(*found, said)};
         }
-        case DrillKind::alike: {
-            const bool color = random.percent(50), truth = random.percent(50), turned = random.percent(50);
-            const auto relation = color ? turned ? Relation::different_color : Relation::same_color : turned ? Relation::different_shape : Relation::same_shape;
-            const auto pair = pair_with(scene, relation, truth, random);
-            if (!pair) return std::nullopt;
-            if (random.percent(50)) return Drill{(color ? "color of the " : "shape of the ") + pair->a + " and the " + pair->b, truth != turned ? "same" : "different"};
-            return whether(*pair, relation, truth);
-        }
+        case DrillKind::alike: return alike(scene, static_cast<AlikeForm>(random.weighted(mixture.alike_forms)), random);
         default: {
             const Object& other = random.pick(scene.objects);
             const auto    a = unique_looks(scene, o, random), b = unique_looks(scene, other, random);
@@ -151,7 +179,7 @@ inline std::vector<Drill> drills(const Scene& scene, std::size_t n, const DrillM
     if (scene.damage != Damage::none) return all;
     Random random{scene.seed, scene.id, Purpose::questions};
     for (int attempt = 0; all.size() < n && attempt < 100; ++attempt) {
-        auto d = drill(scene, static_cast<DrillKind>(random.weighted(mixture.weights)), random);
+        auto d = drill(scene, mixture, random);
         if (!d || std::ranges::find(all, d->given, &Drill::given) != all.end()) continue;
         if (d->answer.size() != 8 || d->answer[0] > '9' || std::ranges::find(all, d->answer, &Drill::answer) == all.end()) all.push_back(std::move(*d));
     }

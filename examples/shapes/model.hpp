@@ -71,26 +71,40 @@ inline Pretrained<Cpu> fresh_model(Cpu& be, std::uint64_t seed, const Profile& p
     return p;
 }
 
-/// The same model with a deeper decoder: behind each block that `behind` names, in order, follows a copy of it which adds nothing
-/// yet, because what it writes back is 0. It answers as before until it is trained.
-inline Pretrained<Cpu> deeper(Cpu& be, Pretrained<Cpu> p, std::span<const std::size_t> behind) {
-    PrismaticConfig c = p.model.config;
-    auto&           llm = std::get<LlamaConfig>(c.llm);
-    std::vector<std::size_t> from;  // the block that each one copies
-    for (std::size_t i = 0; i < llm.n_layers; ++i) from.insert(from.end(), 1 + static_cast<std::size_t>(std::ranges::count(behind, i)), i);
-    llm.n_layers = from.size();
+/// Behind which blocks, in order, a deeper model has a copy of them.
+struct Growth {
+    std::vector<std::size_t> first_tower{}, decoder{};
+};
+
+/// The same model with more blocks. What follows a block is a copy of it which adds nothing yet, because what it writes back is 0:
+/// the model answers as before until it is trained.
+inline Pretrained<Cpu> deeper(Cpu& be, Pretrained<Cpu> p, const Growth& behind) {
+    struct Stack {
+        std::string_view         prefix;  // of its blocks' parameters
+        std::vector<std::size_t> from;    // the block that each one copies
+    };
+    const auto grow = [](std::size_t& n_layers, std::span<const std::size_t> after) {
+        std::vector<std::size_t> from;
+        for (std::size_t i = 0; i < n_layers; ++i) from.insert(from.end(), 1 + static_cast<std::size_t>(std::ranges::count(after, i)), i);
+        n_layers = from.size();
+        return from;
+    };
+    PrismaticConfig  c = p.model.config;
+    const Stack      stacks[]{{"vision_backbone.0.blocks.", grow(c.towers[0].vit.n_layers, behind.first_tower)},
+                              {"llm_backbone.llm.model.layers.", grow(std::get<LlamaConfig>(c.llm).n_layers, behind.decoder)}};
     Prismatic<Cpu>   grown{c};
     const auto       all = [](std::string_view) { return true; };
     const Arena<Cpu> old{be, arena_layout(p.model, all)}, values{be, arena_layout(grown, all)};
     old.copy(be, p.model), values.bind(grown);
-    constexpr std::string_view blocks = ".layers.";
     for (const Slot& to : values.layout().slots) {
         std::string name = to.name;
         bool        silent = false;
-        if (const auto at = name.find(blocks); at != name.npos) {
-            const std::size_t number = at + blocks.size(), end = name.find('.', number), i = std::stoul(name.substr(number, end - number));
-            name.replace(number, end - number, std::to_string(from[i]));
-            silent = i > 0 && from[i] == from[i - 1] && (name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight"));
+        for (const auto& [prefix, from] : stacks) {
+            if (!name.starts_with(prefix)) continue;
+            const std::size_t end = name.find('.', prefix.size()), i = std::stoul(name.substr(prefix.size(), end - prefix.size()));
+            name.replace(prefix.size(), end - prefix.size(), std::to_string(from[i]));
+            if (i > 0 && from[i] == from[i - 1])
+                for (const std::string_view back : {"o_proj.", "down_proj.", "attn.proj.", "mlp.fc2."}) silent |= name.find(back) != name.npos;
         }
         if (!silent) std::ranges::copy(old.values(*old.layout().find(name)).span(), values.values(to).data());
     }

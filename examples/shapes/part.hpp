@@ -34,7 +34,7 @@ inline Json settings_of(const World& world) {
     const auto& [seed, questions, text_percent, plain_first, plain_later, mixture, captions, drill_percent, n_drills, drill_mixture, most_objects] = world;
     const auto& [spatial_percent, count_percent, label_percent] = captions;
     return {{"seed", seed}, {"questions", questions}, {"text_percent", text_percent}, {"plain_first", plain_first}, {"plain_later", plain_later}, {"mixture", mixture.weights},
-            {"captions", {spatial_percent, count_percent, label_percent}}, {"drill_percent", drill_percent}, {"n_drills", n_drills}, {"drill_mixture", drill_mixture.weights}, {"most_objects", most_objects}};
+            {"captions", {spatial_percent, count_percent, label_percent}}, {"drill_percent", drill_percent}, {"n_drills", n_drills}, {"drill_mixture", drill_mixture.weights}, {"alike_forms", drill_mixture.alike_forms}, {"most_objects", most_objects}};
 }
 inline Json settings_of(const TowerOptions& options) {
     const auto& [batch, steps, rate, weight_decay, seed, alike] = options;

@@ -223,7 +223,8 @@ inline unsigned property_of(Relation r) {
 }
 
 struct Pair {
-    std::string a, b;
+    std::string   a, b;
+    const Object *first, *second;
 };
 
 /// Names of two objects for which the relation is, or is not, the case; only from scenes that have both kinds of pairs.
@@ -244,7 +245,7 @@ inline std::optional<Pair> pair_with(const Scene& scene, Relation relation, bool
         }
     if (yes.empty() || no.empty()) return std::nullopt;
     const auto [a, b] = random.pick(wanted ? yes : no);
-    return Pair{names[static_cast<std::size_t>(a - scene.objects.data())]->text(), names[static_cast<std::size_t>(b - scene.objects.data())]->text()};
+    return Pair{names[static_cast<std::size_t>(a - scene.objects.data())]->text(), names[static_cast<std::size_t>(b - scene.objects.data())]->text(), a, b};
 }
 
 inline std::optional<Question> ask_relation(const Scene& scene, Type type, Random& random) {

@@ -5,8 +5,8 @@
 //     train_shapes --distil --folder build/distilled          // no part of it: a tower that teaches itself, in minutes
 //
 // Its parts follow each other: towers, the language, questions about properties with the towers as they are, then all
-// questions with everything in training; at last a tower that counts, and a deeper
-// decoder. A killed run goes on where it was, with the same outcome.
+// questions with everything in training; at last a tower that counts, and a deeper decoder, which compares. A killed run goes
+// on where it was, with the same outcome.
 #include "contrastive_trainer.hpp"
 #include "distilled.hpp"
 #include "measure.hpp"
@@ -98,12 +98,13 @@ shapes::ProbeReport print_probes(Cpu& cpu, const Prismatic<Cpu>& vlm, std::size_
     return r;
 }
 
-/// Looks and places, patch by patch; or, of a tower that knows them, also how many objects are alike.
-void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const std::string& part, const shapes::TowerOptions& options, Options& o) {
+/// Looks and places, patch by patch; or, of a tower that knows them, also how many objects are alike. `seen`: steps whose pictures
+/// another part has shown.
+void train_supervised(Cpu& cpu, Prismatic<Cpu>& vlm, std::size_t tower, const std::string& part, const shapes::TowerOptions& options, Options& o, std::size_t seen = 0) {
     const World               world{.seed = 0};
     shapes::SupervisedTrainer trainer{cpu, vlm.config.towers[tower], options, options.alike ? &vlm.towers[tower] : nullptr};
-    run_part({o.folder / (part + ".state"), part + " tower", options.steps}, o.recipe.part({{"part", part}, {"options", settings_of(options)}, {"world", settings_of(world)}}), trainer,
-             [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, k * options.batch + i); }); });
+    run_part({o.folder / (part + ".state"), part + " tower", options.steps}, o.recipe.part({{"part", part}, {"options", settings_of(options)}, {"world", settings_of(world)}, {"seen", seen}}), trainer,
+             [&](std::size_t k) { return trainer.step([&](std::size_t i) { return world.scene(Split::train, (seen + k) * options.batch + i); }); });
     trainer.look([&](std::size_t i) { return world.scene(Split::validation, i); });
     std::printf("%s tower: right of held-out patches:", part.c_str());
     for (std::size_t k = 0; k < trainer.right().size(); ++k) std::printf("%s %s %.1f %%", k ? "," : "", std::string(shapes::patch_class_names[k]).c_str(), 100 * trainer.right()[k]);
@@ -216,10 +217,27 @@ void train(Cpu& cpu, Options& o) {
     train_answers(cpu, model, {"all", Stage::full_finetune, last, 4300, 6e-4, true, 0.95}, o);
 
     train_supervised(cpu, model.model, 0, "counting", {.steps = o.steps(2600), .rate = 1.2e-3, .seed = o.seed, .alike = true}, o);
-    model = shapes::deeper(cpu, std::move(model), std::array<std::size_t, 2>{1, 3});
+    model = shapes::deeper(cpu, std::move(model), {.decoder = {1, 3}});
     last.mixture = shapes::Mixture{{14, 20, 14, 6, 5, 40, 8, 40, 6, 8, 10, 12, 10, 8, 8, 4, 4, 8, 4, 4}};
-    last.drill_percent = 60, last.drill_mixture = {{18, 4, 8, 34, 8, 10, 12, 10, 10, 6, 16, 34}};
+    last.drill_percent = 60, last.drill_mixture = {.weights = {18, 4, 8, 34, 8, 10, 12, 10, 10, 6, 16, 34}, .alike_forms = {0, 0, 0, 1, 0, 1}};
     train_answers(cpu, model, {"deeper", Stage::finetune, last, 2000, 6e-4, true, 0.95}, o);
+
+    // To compare is learnt in few objects first, while the tower learns to count better.
+    model = shapes::deeper(cpu, std::move(model), {.decoder = {6}});
+    World comparing = last;
+    comparing.drill_percent = 88, comparing.drill_mixture = {.weights = {12, 2, 4, 10, 4, 2, 10, 3, 2, 2, 2, 70}, .alike_forms = {1, 3, 3, 3, 3, 3}};
+    comparing.most_objects = 5;
+    train_answers(cpu, model, {"comparing", Stage::finetune, comparing, 360, 8e-4, false, 0.95}, o);
+    comparing.most_objects = 7, comparing.drill_mixture.alike_forms = {1, 2, 2, 3, 3, 4};
+    train_answers(cpu, model, {"comparing-more", Stage::finetune, comparing, 140, 8e-4, false, 0.95}, o);
+    model = shapes::deeper(cpu, std::move(model), {.first_tower = {4, 4}});
+    train_supervised(cpu, model.model, 0, "counting-more", {.steps = o.steps(2400), .rate = 1e-3, .seed = o.seed, .alike = true}, o, o.steps(2600));
+    last.mixture = shapes::Mixture{{14, 20, 14, 6, 5, 44, 8, 44, 6, 8, 12, 12, 10, 8, 8, 4, 4, 12, 4, 4}};
+    last.drill_mixture = {.weights = {16, 4, 8, 34, 8, 8, 14, 10, 10, 10, 10, 56}};
+    train_answers(cpu, model, {"everything", Stage::finetune, last, 2300, 6e-4, true, 0.95}, o);
+    last.mixture = shapes::Mixture{{12, 16, 12, 5, 5, 70, 8, 40, 6, 8, 12, 10, 8, 6, 10, 4, 3, 12, 4, 3}};
+    last.drill_percent = 65, last.drill_mixture.weights = {14, 4, 8, 70, 8, 6, 12, 8, 8, 8, 6, 44};
+    train_answers(cpu, model, {"counts", Stage::finetune, last, 1100, 5e-4, true, 0.95}, o);
     store_as(cpu, model.model, Dtype::q8);
     const auto packed = o.folder / "model.prism";
     std::printf("%s: %llu bytes\n", packed.string().c_str(), static_cast<unsigned long long>(pack(packed, model)));

@@ -94,6 +94,26 @@ TEST_CASE("shapes: what drills give names one thing, and their answers are true 
                 CHECK(d.answer == (name->second.count(scene) ? "Yes" : "No"));
                 continue;
             }
+            if (const std::size_t of = d.given.find("color of the ") != d.given.npos ? d.given.find("color of the ") : d.given.find("shape of the "); of != d.given.npos) {
+                ++seen["alike"];
+                const bool        of_color = d.given[of] == 'c';
+                const std::string name = d.given.substr(of + 9);
+                const auto        word = [&](const Object& o) { return std::string(of_color ? to_string(o.color) : to_string(o.shape)); };
+                if (const auto one = names.find(name.substr(4)); one != names.end()) {
+                    const Object* const o = only(scene, one->second);
+                    REQUIRE(o);
+                    CHECK(d.answer == word(*o));
+                    continue;
+                }
+                const bool half = name.find(" to the ") != name.npos;
+                const auto pair = two_names(name, half ? "to" : "and", names);
+                REQUIRE(pair);
+                const Object *const a = only(scene, pair->first), *const b = only(scene, pair->second);
+                REQUIRE((a && b && a != b));
+                const std::string verdict = word(*a) == word(*b) ? "same" : "different";
+                CHECK(d.answer == (of ? word(*a) + ' ' + word(*b) + ' ' : half ? word(*a) + ' ' : "") + verdict);
+                continue;
+            }
             if (const auto pair = two_names(d.given, "to", names)) {
                 ++seen["pair"];
                 const Object *const a = only(scene, pair->first), *const b = only(scene, pair->second);
@@ -105,24 +125,17 @@ TEST_CASE("shapes: what drills give names one thing, and their answers are true 
                 CHECK((d.answer.find("different shape") != d.answer.npos) == (a->shape != b->shape));
                 continue;
             }
-            if (const bool of_color = d.given.starts_with("color of "); of_color || d.given.starts_with("shape of ")) {
-                ++seen["alike"];
-                const auto pair = two_names(d.given.substr(9), "and", names);
-                REQUIRE(pair);
-                const Object *const a = only(scene, pair->first), *const b = only(scene, pair->second);
-                REQUIRE((a && b && a != b));
-                CHECK(d.answer == ((of_color ? a->color == b->color : a->shape == b->shape) ? "same" : "different"));
-                continue;
-            }
             bool related = false;
             for (std::size_t r = 0; r < relation_names.size(); ++r) {
                 const auto        relation = static_cast<Relation>(r);
                 const std::string words{relation_names[r]};
-                if (const auto pair = two_names(d.given, words, names)) {
-                    ++seen["relation"], related = true;
+                const bool in_steps = d.given.starts_with("is ");
+                if (const auto pair = two_names(d.given.substr(in_steps ? 3 : 0), words, names)) {
+                    ++seen[in_steps ? "is" : "relation"], related = true;
                     const Object *const a = only(scene, pair->first), *const b = only(scene, pair->second);
                     REQUIRE((a && b));
-                    CHECK(holds(*a, relation, *b) == (d.answer == "Yes" ? Truth::yes : Truth::no));
+                    const std::string verdict = (relation <= Relation::different_color ? a->color == b->color : a->shape == b->shape) ? "same" : "different";
+                    CHECK(d.answer == (in_steps ? verdict + ' ' : "") + (holds(*a, relation, *b) == Truth::yes ? "Yes" : "No"));
                 } else if (const auto name = d.given.starts_with(words + " the ") ? names.find(d.given.substr(words.size() + 5)) : names.end(); name != names.end()) {
                     ++seen["neighbour"], related = true;
                     const Object* const b = only(scene, name->second);
@@ -163,7 +176,7 @@ TEST_CASE("shapes: what drills give names one thing, and their answers are true 
             for (const auto word : {to_string(o->size), to_string(o->texture), to_string(o->color), to_string(o->shape)}) CHECK(says_word(d.answer, std::string(word)) != says_word(d.given, std::string(word)));
         }
     }
-    for (const char* kind : {"text", "arrow", "count", "exists", "pair", "relation", "neighbour", "box", "edge", "end", "looks", "alike"}) {
+    for (const char* kind : {"text", "arrow", "count", "exists", "pair", "relation", "neighbour", "box", "edge", "end", "looks", "alike", "is"}) {
         CAPTURE(kind);
         CHECK(seen[kind] > 50);
     }

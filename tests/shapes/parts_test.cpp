@@ -245,11 +245,13 @@ TEST_CASE("shapes/pictures: a batch is what each tower would have been given pic
     }
 }
 
-TEST_CASE("shapes/model: a deeper decoder answers as before, and has the blocks that were asked for") {
+TEST_CASE("shapes/model: a deeper model answers as before, and has the blocks that were asked for") {
     Cpu        be{{.threads = 2}};
     const auto fresh = [&] { return shapes::fresh_model(be, 3, {.image_size = 48, .tower_width = 32, .tower_layers = 3, .tower_heads = 2, .width = 64, .layers = 3, .heads = 2}); };
-    const auto p = fresh(), grown = shapes::deeper(be, fresh(), std::array<std::size_t, 3>{0, 2, 2});
+    const auto p = fresh(), grown = shapes::deeper(be, fresh(), {.first_tower = {1, 1}, .decoder = {0, 2, 2}});
     CHECK(std::get<LlamaConfig>(grown.model.config.llm).n_layers == 6);
+    CHECK(grown.model.towers[0].blocks.size() == 5);
+    CHECK(grown.model.towers[1].blocks.size() == 3);
     const Image                        picture = shapes::draw(shapes::make_scene(0, {Split::train, 1}));
     const std::vector<prism::Question> asked{{&picture, "What color is the star?"}, {&picture, "How many shapes are there?"}, {&picture, "Is there a red circle?"}};
     const auto answers = [&](const Pretrained<Cpu>& model) {
@@ -267,7 +269,9 @@ TEST_CASE("shapes/model: a deeper decoder answers as before, and has the blocks 
     };
     CHECK(values(grown, ".layers.1.self_attn.q_proj.weight") == values(p, ".layers.0.self_attn.q_proj.weight"));
     CHECK(values(grown, ".layers.2.mlp.down_proj.weight") == values(p, ".layers.1.mlp.down_proj.weight"));
-    for (const char* silent : {".layers.1.self_attn.o_proj.weight", ".layers.4.mlp.down_proj.weight", ".layers.5.mlp.down_proj.weight"})
+    CHECK(values(grown, "vision_backbone.0.blocks.3.attn.qkv.weight") == values(p, "vision_backbone.0.blocks.1.attn.qkv.weight"));
+    CHECK(values(grown, "vision_backbone.0.blocks.4.mlp.fc2.bias") == values(p, "vision_backbone.0.blocks.2.mlp.fc2.bias"));
+    for (const char* silent : {"vision_backbone.0.blocks.2.attn.proj.bias", "vision_backbone.0.blocks.3.mlp.fc2.weight", ".layers.1.self_attn.o_proj.weight", ".layers.4.mlp.down_proj.weight", ".layers.5.mlp.down_proj.weight"})
         CHECK(std::ranges::all_of(values(grown, silent), [](float v) { return v == 0; }));
 }
 

@@ -31,7 +31,7 @@ struct After {
     /// What the sum z of one column makes of the old y.
     PRISM_DEVICE float value(float z, std::int64_t column, float y) const {
         z = activated(act, bias ? z + bias[column] : z);
-        return add ? y + (gamma ? gamma[column] * z : z) : z;
+        return add ? gamma ? ::fmaf(gamma[column], z, y) : y + z : z;  // fused, or not, in every kernel alike
     }
     /// The sum z of one column, into y; of two products, silu(z) up.
     PRISM_DEVICE void write(float z, std::int64_t column, float* y) const { *y = value(z, column, add ? *y : 0); }

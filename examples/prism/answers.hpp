@@ -225,7 +225,7 @@ void run_on(const Common& common, const Chat& args) {
                 throw ConfigError{"line", line, "a question, /image FILE, /reset or /quit"};
             } else {
                 note_unknown_words(common, *vlm.tokenizer, line);
-                const Interrupt until_answered{{SIGINT}};  // ends the answer; between answers it ends the program: std::cin would go on waiting for its line
+                const Interrupt until_answered{SIGINT};  // ends the answer; between answers it ends the program: std::cin would go on waiting for its line
                 Reading reading{common, be, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};
                 const Answer answer = chat.ask(line, {.max_new_tokens = args.max_new_tokens, .sampling = args.sampling,
                                 .on_text = [&](std::string_view text) { return reading.end(), bool(std::cout << text << std::flush); },

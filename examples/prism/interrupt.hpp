@@ -1,6 +1,6 @@
 // A signal that asks work to end where it can, instead of the program at once.
 //
-//     const Interrupt interrupt{{SIGINT}};
+//     const Interrupt interrupt{SIGINT};
 //     while (!interrupt.asked()) step();
 #pragma once
 

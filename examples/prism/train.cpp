@@ -107,6 +107,7 @@ int train(const Common& asked, const Train& args) {
             .on_begin = [&](std::size_t step, std::size_t n_steps) {  // it is known now that the folder is this run's
                 folder->describe(config.json_of(stage), config.json_of(stage));
                 link_parts(folder->path(), config, first);
+                if (step == n_steps) note(common, folder->path().string() + " is finished; another run needs another run_id");
                 watched.bar.emplace(!common.quiet && step < n_steps, std::string(to_string(stage)), static_cast<double>(n_steps - step), 1, "steps",
                                     [&watched] { return static_cast<double>(watched.step.load()); },
                                     [&watched] {

@@ -203,7 +203,7 @@ TEST_CASE("model/openvla: dataset_statistics.json replaces the norm_stats of con
     CHECK(std::abs(values[1] - (1 - 1.0 / 255)) < 1e-12);
     CHECK(&action_statistics_for(all, "") == &all.at("mine"));
     CHECK_THROWS_WITH_AS(action_statistics_for(all, "bridge"), "'unnorm_key' is bridge; allowed: mine", ConfigError);
-    CHECK_THROWS_WITH_AS(action_statistics_for({}, "bridge"), "'unnorm_key' is bridge; allowed: none: this model has no action statistics", ConfigError);
+    CHECK_THROWS_WITH_AS(action_statistics_for({}, "bridge"), "this model has no action statistics, so it is no policy", Error);
 }
 
 TEST_CASE("model/run: actions of an OpenVLA run are words of the tokenizer as it was published, as they are after the export to Hugging Face's form") {

@@ -569,7 +569,7 @@ TEST_CASE("program: work that fails says which file or value, and what is wrong,
     check_refused(1, {"chat", "--image", image}, {"/help", "/reset"}, "/help\n");
     CHECK(run({"chat", "--quiet", "--image", image}, "/quit\nhello").out.empty());
     check_refused(1, {"act", "--image", image, "--instruction", "go", "--unnorm-key", "mars"}, {"mars", "bridge_orig, tabletop"});
-    check_refused(1, {"act", "--image", image, "--instruction", "go", "--model", model}, {"--unnorm-key is "});
+    check_refused(1, {"act", "--image", image, "--instruction", "go", "--model", model}, {"no action statistics, so it is no policy"});
     check_refused(1, {"features", "--image", image, "--model", committed() / "vision/dino", "--image-size", "3", "--out", scratch.path("x")}, {"--image-size is 3"});
     check_refused(1, {"features", "--image", image, "--model", model, "--image-size", "56", "--out", scratch.path("x")}, {"--image-size is 56"});
     check_refused(1, {"ask", "--image", image, "--prompt", "a", "--model", words}, {"--image is given", "no eyes"});

@@ -86,6 +86,7 @@ TEST_CASE("program/train: two stages, and a folder that can be asked") {
     CHECK(answer(world.folder("finetune")).size() > 0);
     const Ran again = run(command);  // all is done
     CHECK(again.json()["steps"] == 14);
+    CHECK(again.err.find("is finished; another run needs another run_id") != std::string::npos);
     const Ran own = run({"train", (world.folder("finetune") / "config.json").string(), "--threads", "1", "--json"});  // finds its alignment
     CHECK(own.json()["steps"] == 12);
 }

@@ -18,14 +18,15 @@
 
 namespace prism {
 
-/// The statistics under that key; an empty key will do where there is one set only. Throws ConfigError that lists the keys.
+/// The statistics under that key; an empty key will do where there is one set only. Throws ConfigError that lists the keys, Error where there are none.
 template <class = void>
 const ActionStatistics& action_statistics_for(const std::map<std::string, ActionStatistics>& all, const std::string& key) {
     if (key.empty() && all.size() == 1) return all.begin()->second;
     if (const auto found = all.find(key); found != all.end()) return found->second;
+    if (all.empty()) throw Error("this model has no action statistics, so it is no policy");
     std::string keys;
     for (const auto& [name, unused] : all) keys += (keys.empty() ? "" : ", ") + name;
-    throw ConfigError{"unnorm_key", key, keys.empty() ? "none: this model has no action statistics" : keys};
+    throw ConfigError{"unnorm_key", key, keys};
 }
 
 /// The number that an action token stands for, in [-1, 1]: the centre of its bin. Tokens that are none count as the

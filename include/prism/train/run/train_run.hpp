@@ -367,7 +367,8 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
     bool              stop = false;
     auto              begun = std::chrono::steady_clock::now();
     // A cap on steps ends the stage at once; otherwise batches that are too few for a step are still looked at.
-    while (k < last_batch && !stop && !(plan.settings.max_steps && step >= order.n_steps)) {
+    const auto finished = [&] { return k >= last_batch || (plan.settings.max_steps && step >= order.n_steps); };
+    while (!finished() && !stop) {
         const auto refuse = [&](const std::string& what, double value, const std::string& where, const std::vector<std::size_t>& examples) {
             throw TrainingError{"step " + std::to_string(step + 1) + ": the " + what + " is " + std::to_string(value) + ", in a " + where + " of " + detail::names_of(source, examples) +
                                     (good.empty() ? "; there is no checkpoint yet" : "; the last good checkpoint is " + good),
@@ -429,7 +430,7 @@ StageResult train_stage(T& trainer, const S& source, const StagePlan& plan, RunF
         const bool ends = plan.settings.max_steps ? stepped && step == order.n_steps : k % order.batches_per_epoch == 0;
         if (ends || stop || (stepped && plan.checkpoint_every > 0 && step % plan.checkpoint_every == 0)) save();
     }
-    StageResult result{step, losses.mean(), !stop, loader.counts()};
+    StageResult result{step, losses.mean(), finished(), loader.counts()};
     result.loader.skipped = n_skipped(), result.loader.first_skipped = detail::any_text(ranks, result.loader.first_skipped);
     return result;
 }

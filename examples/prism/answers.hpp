@@ -228,8 +228,8 @@ void run_on(const Common& common, const Chat& args) {
                 const Interrupt until_answered{SIGINT};  // ends the answer; between answers it ends the program: std::cin would go on waiting for its line
                 Reading reading{common, be, nullptr, vlm.model.llm, 0, chat.session().length() ? 1 : vlm.model.n_soft_tokens()};
                 const Answer answer = chat.ask(line, {.max_new_tokens = args.max_new_tokens, .sampling = args.sampling,
-                                .on_text = [&](std::string_view text) { return reading.end(), bool(std::cout << text << std::flush); },
-                                .cancel = &Interrupt::asked()});
+                                                      .on_text = [&](std::string_view text) { return reading.end(), bool(std::cout << text << std::flush); },
+                                                      .cancel = &Interrupt::asked()});
                 std::cout << std::endl;
                 note_cut(common, {&answer, 1}, args.max_new_tokens);
             }

@@ -31,16 +31,15 @@ std::size_t place_of(const std::string& option, const std::string& name, const N
 }
 
 void write_rows(const Common& common, const Shapes& args) {
+    using enum shapes::FolderKind;
     std::vector<std::string> kinds{"conversations", "captions", "corpus", "tokenizer"};
-    const std::size_t        benchmarks = kinds.size(), tokenizer = benchmarks - 1;
     for (const std::string_view name : shapes::benchmark_names) kinds.push_back("benchmark:" + std::string(name));
-    const std::size_t     kind = place_of("--kind", args.kind, kinds);
-    shapes::FolderOptions options{.seed = args.seed,
-                                  .kind = kind >= benchmarks ? shapes::FolderKind::benchmark : kind == tokenizer ? shapes::FolderKind::tokenizer : static_cast<shapes::FolderKind>(kind),
+    const std::size_t     kind = place_of("--kind", args.kind, kinds), benchmarks = static_cast<std::size_t>(benchmark);
+    shapes::FolderOptions options{.seed = args.seed, .kind = static_cast<shapes::FolderKind>(std::min(kind, benchmarks)),
                                   .split = static_cast<shapes::Split>(place_of("--split", args.split.empty() ? "train" : args.split, split_names)), .first = args.scene, .count = args.count};
-    if (kind >= benchmarks) options.benchmark = static_cast<shapes::Benchmark>(kind - benchmarks);
-    if (options.count == 0) options.count = kind >= benchmarks ? shapes::n_examples : shapes::size_of(options.split);
-    if (options.count == 0 && kind != tokenizer) throw UsageError{"--split " + args.split + " has no end: say --count"};
+    if (options.kind == benchmark) options.benchmark = static_cast<shapes::Benchmark>(kind - benchmarks);
+    if (options.count == 0) options.count = options.kind == benchmark ? shapes::n_examples : shapes::size_of(options.split);
+    if (options.count == 0 && options.kind != tokenizer) throw UsageError{"--split " + args.split + " has no end: say --count"};
     std::atomic<std::uint64_t> written{0};
     options.on_row = [&](std::uint64_t n) { written = n; };
     {
@@ -48,7 +47,7 @@ void write_rows(const Common& common, const Shapes& args) {
         shapes::write_folder(args.out_folder, options);
     }
     if (common.json) print({{"rows", written.load()}});
-    else std::cout << args.out_folder.string() << ": " << (kind == tokenizer ? "a tokenizer" : std::to_string(written) + " rows") << '\n';
+    else std::cout << args.out_folder.string() << ": " << (options.kind == tokenizer ? "a tokenizer" : std::to_string(written) + " rows") << '\n';
 }
 
 /// Hashes of the splits, and what can be known without looking at the pictures.

@@ -102,7 +102,6 @@ inline std::optional<Drill> alike(const Scene& scene, AlikeForm form, Random& ra
 inline std::optional<Drill> drill(const Scene& scene, const DrillMixture& mixture, Random& random) {
     const auto kind = static_cast<DrillKind>(random.weighted(mixture.weights));
     const auto nameable = [&](const std::optional<Looks>& looks) { return looks && may_name(scene, *looks); };
-    const auto whether = [](const Pair& pair, Relation relation, bool truth) { return Drill{"the " + pair.a + ' ' + std::string(to_string(relation)) + " the " + pair.b, truth ? "Yes" : "No"}; };
     if (kind == DrillKind::text) return scene.label ? std::optional(Drill{"text", scene.label->text}) : std::nullopt;
     if (kind == DrillKind::arrow) {
         if (scene.arrows.empty()) return std::nullopt;

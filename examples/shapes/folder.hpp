@@ -23,7 +23,7 @@
 
 namespace prism::shapes {
 
-enum class FolderKind : std::uint8_t { conversations, captions, corpus, benchmark, tokenizer };
+enum class FolderKind : std::uint8_t { conversations, captions, corpus, tokenizer, benchmark };
 
 struct FolderOptions {
     std::uint64_t                      seed = 0;
